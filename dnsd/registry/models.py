@@ -1,0 +1,238 @@
+"""What an operator or an instance writes: API body, stored value and `apply` file are one model each.
+
+Lives here: pydantic models with their checks, kinds and their keys. Does not live here: rules that need more than the
+object itself (`registry.rules`), storage (`registry.store`), the resolved values compile takes (`dnsd.model`).
+
+Unknown keys are errors. Names are lower-case; a service's id is its owner name without the final dot.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
+Name = Annotated[str, StringConstraints(to_lower=True, max_length=253)]
+Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
+Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
+_LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)$")
+
+
+class Kind(StrEnum):
+    """The kinds of stored object; the value is the key part, the plural the API's path."""
+
+    SITE = "site"
+    SERVICE = "service"
+    ENDPOINT = "endpoint"
+    LEASE = "lease"
+    OVERRIDE = "override"
+    TOKEN = "token"  # noqa: S105 - a kind, not a secret
+
+
+class Model(BaseModel):
+    """Strict about keys, immutable, compared by value."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Site(Model):
+    """A data centre: where it is, whose it is, which carriers' and ASNs' clients are at home there."""
+
+    id: Id
+    latitude: float = Field(ge=-90, le=90)
+    longitude: float = Field(ge=-180, le=180)
+    country: Country
+    region: Tag = Field(description="continent or the operator's own region; what `fence: region` compares")
+    provider: Tag | None = None
+    carriers: tuple[Tag, ...] = ()
+    asns: tuple[Annotated[int, Field(ge=1, le=4294967295)], ...] = ()
+    capacity: int | None = Field(default=None, ge=1, description="units of load the site can carry")
+
+
+class Preset(StrEnum):
+    """Named policies; each number of it can be overridden in the service's policy."""
+
+    GEO = "geo"
+    LATENCY = "latency"
+    FAILOVER = "failover"
+    WEIGHTED = "weighted"
+    ALL = "all"
+
+
+class PolicySpec(Model):
+    """How a service chooses. Numbers left out come from the preset (`steer.policy.PRESETS`)."""
+
+    preset: Preset = Preset.GEO
+    proximity: int | None = Field(default=None, ge=0, le=100)
+    match: int | None = Field(default=None, ge=0, le=100)
+    health: int | None = Field(default=None, ge=0, le=100)
+    load: int | None = Field(default=None, ge=0, le=100)
+    half_ms: int | None = Field(default=None, ge=1, le=10000, description="extra ms at which proximity is worth half")
+    band_ms: int | None = Field(default=None, ge=0, le=10000)
+    take: int | None = Field(default=None, ge=1, le=32)
+    fence: Literal["none", "country", "region"] = "none"
+    no_ecs: Literal["resolver", "fallback"] = "resolver"
+    unknown_client: Literal["weights", "fallback"] = "weights"
+    split4: int = Field(default=0, ge=0, le=24, description="0: draw by window; else sticky by this block length")
+    split6: int = Field(default=0, ge=0, le=56)
+
+    @model_validator(mode="after")
+    def _both_splits(self) -> PolicySpec:
+        if bool(self.split4) != bool(self.split6):
+            raise ValueError("split4 and split6 are declared together or not at all")
+        return self
+
+
+class Fallback(Model):
+    """Addresses answered when no endpoint can be: often anycast."""
+
+    a: tuple[ipaddress.IPv4Address, ...] = Field(default=(), max_length=8)
+    aaaa: tuple[ipaddress.IPv6Address, ...] = Field(default=(), max_length=8)
+
+
+class Service(Model):
+    """A dynamic owner name: policy, TTL, fallback. Its zone is the longest configured zone that holds the name."""
+
+    name: Name
+    policy: PolicySpec = PolicySpec()
+    ttl: int = Field(default=8, ge=1, le=86400, description="seconds, while nothing is in doubt")
+    ttl_floor: int = Field(default=2, ge=1, le=86400, description="seconds, while something is in doubt")
+    types: tuple[Literal["A", "AAAA"], ...] | None = Field(
+        default=None, description="record types it owns; left out: those its endpoints and fallback ever had")
+    fallback: Fallback = Fallback()
+    check: Literal["none"] = "none"
+
+    @field_validator("name")
+    @classmethod
+    def _hostname(cls, name: str) -> str:
+        name = name.removesuffix(".")
+        labels = name.split(".")
+        if labels[0] == "*":
+            labels = labels[1:]
+        if len(name) > 253 or not labels or any(not _LABEL.match(label) for label in labels):
+            raise ValueError("not a host name (a first label `*` is allowed)")
+        return name
+
+    @model_validator(mode="after")
+    def _floor_under_ttl(self) -> Service:
+        if self.ttl_floor > self.ttl:
+            raise ValueError("ttl_floor is above ttl")
+        return self
+
+
+class EndpointSpec(Model):
+    """What an instance says of one of its endpoints: an address pair of a service at a site."""
+
+    id: Id
+    service: Name
+    site: Id
+    a: ipaddress.IPv4Address | None = None
+    aaaa: ipaddress.IPv6Address | None = None
+    weight: int = Field(default=100, ge=0, le=65535, description="0: never drawn while another can be")
+    tier: int = Field(default=0, ge=0, le=255, description="lower tiers first")
+
+    @model_validator(mode="after")
+    def _some_address(self) -> EndpointSpec:
+        if self.a is None and self.aaaa is None:
+            raise ValueError("neither a nor aaaa is given")
+        for address in (self.a, self.aaaa):
+            if address is not None and (address.is_unspecified or address.is_multicast):
+                raise ValueError(f"{address} cannot be answered")
+        if self.aaaa is not None and self.aaaa.ipv4_mapped is not None:
+            raise ValueError(f"{self.aaaa} is an IPv4 address in disguise")
+        return self
+
+    @field_validator("service")
+    @classmethod
+    def _no_final_dot(cls, name: str) -> str:
+        return name.removesuffix(".")
+
+
+class Endpoint(EndpointSpec):
+    """A stored endpoint. Its key is `service/id`; without a lease it is permanent, owned by the operator.
+
+    `load` is the level 0..7 of the last report (0 idle). It is state, not identity: a renewal changes it in place.
+    """
+
+    lease: str | None = None
+    load: int = Field(default=0, ge=0, le=7)
+
+    @property
+    def key(self) -> str:
+        """`service/id`: endpoint ids are unique within their service."""
+        return f"{self.service}/{self.id}"
+
+
+class LeaseRequest(Model):
+    """An instance asks for a lease over all its endpoints; the same holder asking again gets a higher fence."""
+
+    holder: Id
+    ttl: int = Field(default=30, ge=2, le=86400, description="seconds")
+    endpoints: tuple[EndpointSpec, ...] = Field(min_length=1, max_length=1000)
+
+
+class Lease(Model):
+    """A granted lease. `deadline` is in lease time: milliseconds that pass only while leases can be renewed (DESIGN §6)."""
+
+    id: str
+    holder: Id
+    fence: int = Field(ge=1)
+    ttl: int
+    deadline: int
+    endpoints: tuple[str, ...] = Field(description="endpoint keys")
+    token: str = Field(description="id of the token that acquired it")
+
+
+class Renewal(Model):
+    """One lease's renewal; `loads` maps endpoint keys to in-use share 0..1, kept as 8 levels with hysteresis."""
+
+    id: str
+    fence: int
+    loads: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+
+
+class Override(Model):
+    """A forced state; it expires by itself and beats what is measured. The id is `target:name`, so one per target.
+
+    `up` answers it whatever its health, `down` never, `drain` only while nothing else of the service can be answered.
+    """
+
+    target: Literal["endpoint", "site", "service"]
+    name: str
+    state: Literal["up", "down", "drain"]
+    seconds: int = Field(ge=1, le=30 * 86400)
+    reason: str = Field(min_length=1, max_length=200)
+    until_ms: int = Field(default=0, description="wall-clock end in ms since 1970, set by the registry")
+
+    @property
+    def key(self) -> str:
+        """`target:name`."""
+        return f"{self.target}:{self.name}"
+
+
+class Role(StrEnum):
+    """What a token may do: admin everything, operator fleet state and overrides, agent leases, reader only read."""
+
+    ADMIN = "admin"
+    OPERATOR = "operator"
+    AGENT = "agent"
+    READER = "reader"
+
+
+class Token(Model):
+    """A stored token: SHA-256 of the secret, role and scope. Empty `services` or `addresses` means no narrowing.
+
+    `services` are exact names or `*.suffix`; `addresses` are the CIDRs an endpoint of this token may have.
+    """
+
+    id: Id
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    role: Role
+    services: tuple[str, ...] = ()
+    addresses: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    expires_ms: int | None = None
+    note: str = Field(default="", max_length=200)
