@@ -1,0 +1,41 @@
+# One command each; every target does its own set-up in .venv. `make help` lists them.
+# Only the lock files decide what is installed: versions and hashes, no addresses.
+
+VENV := .venv
+BIN := $(VENV)/bin
+CORES := $(shell nproc 2>/dev/null || echo 2)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint unit e2e lock clean
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+
+run: $(VENV)/.runtime  ## the demo: builds what is missing, serves demo.example on 127.0.0.1:5300, Ctrl-C stops
+	@scripts/demo $(BIN)
+
+test: $(VENV)/.dev  ## everything CI runs: lint, types, unit tests with the coverage gate, end to end
+	@scripts/test-tools
+	@$(MAKE) --no-print-directory lint unit e2e
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest -q -n $(CORES) -m 'not e2e' --cov --cov-report=term
+
+e2e: $(VENV)/.dev
+	$(BIN)/pytest -q -m e2e
+
+lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml allows
+	scripts/lock $(BIN)
+
+clean:  ## remove the environment, caches and the demo's state
+	rm -rf $(VENV) state build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+
+$(VENV)/.runtime: requirements.lock pyproject.toml scripts/venv
+	@scripts/venv $(VENV) requirements.lock && touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml scripts/venv
+	@scripts/venv $(VENV) requirements-dev.lock && touch $@ $(VENV)/.runtime
