@@ -1,0 +1,176 @@
+"""The bounded parser and the pieces replies are made of. Hostile bytes meet only this module.
+
+Lives here: question labels, OPT and its options, reply heads, OPT records, re-owning finished RRs.
+Does not live here: what to answer (`answer`), names off the query path (`dns.names`), any rdata.
+
+A query is a header, exactly one uncompressed question and at most one OPT (RFC 9619, RFC 6891 §6.1.1). Nothing else is
+read, nothing is followed, so the cost of any packet is linear in its first 512 octets and small: a library that follows
+compression pointers was measured at 7.8 ms for 493 octets.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from struct import Struct
+from typing import Final
+
+from dnsd.dns import types
+
+UDP_SIZE: Final = 1232  # RFC 9715 §3: no fragmentation
+PLAIN_SIZE: Final = 512  # RFC 1035 §4.2.1
+
+_OPT: Final = Struct(">HBBHH").unpack_from  # size, extended rcode, version, flags, length
+_OPTION: Final = Struct(">HH").unpack_from
+_DO: Final = 0x8000
+
+Ecs = tuple[bool, int, int, int, int]
+"""IPv6?, key (address >> 8 for IPv4, the whole 128 bits for IPv6), source length, option's offset, its whole length."""
+Opt = tuple[int, int, bool, bool, Ecs | None]
+"""UDP size the client takes, version, DO, NSID asked, client subnet."""
+
+NO_OPT: Final[Opt] = (PLAIN_SIZE, 0, False, False, None)
+
+
+class FormError(Exception):
+    """The packet is none that can be answered as asked; `rcode` is what it gets."""
+
+    def __init__(self, rcode: int = types.FORMERR) -> None:
+        super().__init__(rcode)
+        self.rcode = rcode
+
+
+def question_labels(packet: bytes) -> list[int]:
+    """Offsets of the question name's labels, and last that of its root octet. FormError for anything but a plain name."""
+    offsets = [12]
+    at = 12
+    size = len(packet)
+    while at < size:
+        length = packet[at]
+        if not length:
+            if at - 12 > 254 or at + 5 > size:
+                break
+            return offsets
+        if length > 63 or at - 12 > 254:
+            break
+        at += length + 1
+        offsets.append(at)
+    raise FormError
+
+
+def parse_opt(packet: bytes, at: int) -> Opt:
+    """The OPT record that must fill the packet from `at` to its end. FormError for another record or anything behind it.
+
+    Options unknown to us are passed over (RFC 6891 §6.1.2). Of a version we do not speak only the version is told.
+    """
+    end = len(packet)
+    if packet[at : at + 3] != b"\0\0\x29" or at + 11 > end:
+        raise FormError
+    size, _, version, flags, length = _OPT(packet, at + 3)
+    at += 11
+    if at + length != end:
+        raise FormError
+    do = flags >= _DO
+    if version:
+        return size, version, do, False, None
+    nsid = False
+    ecs: Ecs | None = None
+    while at < end:
+        if at + 4 > end:
+            raise FormError
+        code, length = _OPTION(packet, at)
+        if at + 4 + length > end:
+            raise FormError
+        if code == types.OPTION_ECS:
+            if ecs is not None:
+                raise FormError
+            ecs = _ecs(packet, at, length)
+        elif code == types.OPTION_NSID:
+            nsid = True
+        at += 4 + length
+    return size, 0, do, nsid, ecs
+
+
+def _ecs(packet: bytes, at: int, length: int) -> Ecs:
+    """RFC 7871 §6, §7.1.2: family 1 or 2, just the octets the source length needs, the bits behind it zero, scope zero."""
+    if length < 4 or packet[at + 7]:
+        raise FormError
+    source = packet[at + 6]
+    family = packet[at + 5]
+    if packet[at + 4] or length != 4 + (source + 7) // 8:
+        raise FormError
+    address = int.from_bytes(packet[at + 8 : at + 4 + length], "big")
+    known = 8 * (length - 4)
+    if source < known and address & ((1 << (known - source)) - 1):
+        raise FormError
+    if family == 1:
+        if source > 32:
+            raise FormError
+        key = address >> 8 if known == 32 else address << (24 - known)
+        return False, key, source, at, length + 4
+    if family == 2 and source <= 128:
+        return True, address << (128 - known), source, at, length + 4
+    # Family 0 is what a client sends to opt out without telling its family (RFC 7871 §7.1.2).
+    if family == 0 and not source:
+        return False, 0, 0, at, length + 4
+    raise FormError
+
+
+Heads = tuple[bytes, bytes, bytes, bytes]
+"""A reply's header behind the id, by RD + 2 x (has OPT)."""
+
+
+@lru_cache(maxsize=4096)
+def heads(rcode: int = 0, aa: bool = True, answers: int = 0, authority: int = 0, extra: int = 0, tc: bool = False,
+          opcode: int = 0, questions: int = 1) -> Heads:
+    """Flags and counts of a reply: QR set, RD as asked, RA, AD and CD clear (RFC 4035 §3.1.6)."""
+    def head(rd: int, opt: int) -> bytes:
+        flags = 0x8000 | opcode << 11 | aa << 10 | tc << 9 | rd << 8 | (rcode & 15)
+        return b"".join(n.to_bytes(2, "big") for n in (flags, questions, answers, authority, extra + opt))
+
+    return head(0, 0), head(1, 0), head(0, 1), head(1, 1)
+
+
+_OPT_HEAD: Final = b"\0\0\x29" + UDP_SIZE.to_bytes(2, "big")
+PLAIN_OPT: Final = (_OPT_HEAD + bytes(6), _OPT_HEAD + b"\0\0\x80\0\0\0")
+"""The OPT of a reply without options, by DO (RFC 6891 §6.1.4: DO is copied)."""
+
+
+def opt(do: bool, options: bytes = b"", extended: int = 0) -> bytes:
+    """The OPT of a reply; `extended` is the rcode's upper eight bits."""
+    return b"%b%b\0%b%b%b" % (
+        _OPT_HEAD, extended.to_bytes(1, "big"), b"\x80\0" if do else b"\0\0", len(options).to_bytes(2, "big"), options)
+
+
+ECS_HEAD: Final = tuple(
+    tuple(_OPT_HEAD + (b"\0\0\x80\0" if do else bytes(4)) + length.to_bytes(2, "big") for length in range(32))
+    for do in (False, True))
+"""OPT without options up to and with its length, by DO and length: what stands before an echoed client subnet."""
+
+OCTET: Final = tuple(bytes([n]) for n in range(256))
+
+
+def ecs_echo(packet: bytes, ecs: Ecs, scope: int) -> bytes:
+    """The client subnet option as it came, its scope set (RFC 7871 §7.2.1)."""
+    _, _, _, at, length = ecs
+    return packet[at : at + 7] + OCTET[scope] + packet[at + 8 : at + length]
+
+
+def option(code: int, data: bytes) -> bytes:
+    """One EDNS option."""
+    return code.to_bytes(2, "big") + len(data).to_bytes(2, "big") + data
+
+
+def error_option(code: int, text: str) -> bytes:
+    """An extended DNS error (RFC 8914 §2)."""
+    return option(types.OPTION_EDE, code.to_bytes(2, "big") + text.encode())
+
+
+def reown(rrs: bytes, count: int, owner: bytes) -> bytes:
+    """Finished RRs, each owned by C0 0C, given to another owner (a pointer or a name)."""
+    out: list[bytes] = []
+    at = 0
+    for _ in range(count):
+        end = at + 12 + (rrs[at + 10] << 8 | rrs[at + 11])
+        out += (owner, rrs[at + 2 : end])
+        at = end
+    return b"".join(out)
