@@ -1,0 +1,67 @@
+"""Keyed draws: which of equal endpoints a client gets, as a function of service, block and window.
+
+Lives here: the hash, the weighted cost, the order inside a group. Does not live here: who is equal (`steer.rank`).
+
+Weighted rendezvous: every endpoint gets a cost -ln(u)/weight, u from a hash of (service, block, window, endpoint), and
+the lowest wins. So the chance is proportional to weight; A, AAAA and HTTPS of one client agree wherever they share the
+winner; and when an endpoint goes only its own share moves. In integers throughout, so that a compiled engine and every
+node come to the same bytes: the logarithm is a table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+MASK: Final = (1 << 64) - 1
+LOG_BITS: Final = 12
+
+
+def _logs() -> tuple[int, ...]:
+    """-log2((i + 1/2) / 4096) with 32 fractional bits, found bit by bit so that no libm decides a draw.
+
+    Squaring a mantissa in [1, 2) doubles its logarithm: what overflows is the logarithm's next bit.
+    """
+    table = []
+    for i in range(1 << LOG_BITS):
+        numerator = 2 * i + 1  # u = numerator / 2^13
+        whole = numerator.bit_length() - 1
+        mantissa = numerator << (62 - whole)
+        fraction = 0
+        for _ in range(32):
+            mantissa = (mantissa * mantissa) >> 62
+            fraction <<= 1
+            if mantissa >> 63:
+                fraction |= 1
+                mantissa >>= 1
+        table.append(((LOG_BITS + 1 - whole) << 32) - fraction)
+    return tuple(table)
+
+
+COST: Final = _logs()
+"""-log2 of the middle of each of 4096 equal steps of u, in 32 fractional bits; the base cancels in comparisons."""
+
+
+def mix(value: int) -> int:
+    """A 64-bit finaliser (two multiply-xorshift rounds): every input bit reaches every output bit."""
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+    return value ^ (value >> 31)
+
+
+def seed(service: int, block: int, window: int) -> int:
+    """The seed of one client block's draw in one window; `block` is a key, its family's mark included."""
+    return mix((service ^ mix((block * 0x9E3779B97F4A7C15 + window) & MASK)) & MASK)
+
+
+def cost(draw_seed: int, endpoint: int, weight: int) -> tuple[int, int]:
+    """What an endpoint costs in this draw; lowest wins, ties by the hash itself; weight 0 is beyond all."""
+    value = mix(draw_seed ^ endpoint)
+    if not weight:
+        return 1 << 62, value
+    return (COST[value >> (64 - LOG_BITS)] << 16) // weight, value
+
+
+def order(draw_seed: int, group: Iterable[int], keys: Sequence[int], weights: Sequence[int]) -> list[int]:
+    """A group of equal endpoints (as indexes) in the order of this draw."""
+    return sorted(group, key=lambda i: cost(draw_seed, keys[i], weights[i]))
