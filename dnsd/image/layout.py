@@ -21,6 +21,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from dnsd.steer.row import LEVEL_MS as LEVEL_MS
+
 _CODES: Final = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 
 
@@ -143,12 +145,6 @@ KEY4_BITS: Final = 24
 KEY6_BITS: Final = 64
 ECS_MAX4: Final = 24
 ECS_MAX6: Final = 56
-
-# Lower bounds of the levels, in milliseconds over the client's best site. Fine near the best, where a level decides;
-# four coarse steps beyond 60 ms keep an order among far sites for the day the near ones die. What a row resolves
-# decides how wide a scope is: `dnsd data info` prints the price.
-LEVEL_MS: Final = (0, 2, 4, 7, 10, 14, 19, 25, 32, 40, 50, 60, 90, 130, 180, 250)
-
 
 def map_sections(sites: int, rows: int, runs4: int, runs6: int, fine4: int, fine6: int) -> dict[str, tuple[int, int, str]]:
     """Where each array of a map table lies: name -> (offset, count, element code B, I or Q), each aligned to 8.

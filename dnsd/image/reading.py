@@ -1,0 +1,237 @@
+"""Images as workers see them: a mapped file, one dictionary of names, nodes and plans unfolded as they are asked for.
+
+Lives here: checking and reading the file, the node and entry a look-up ends at, the records and what deltas do to them.
+Does not live here: writing (`compile.image`), ranking (`image.record`), when to apply a delta (`serve.worker`).
+
+Nothing is copied out of the file at load but the names: a node is unfolded at its first query. One response sees one
+image state, because whoever holds an image applies deltas between datagrams, never during one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from struct import error as StructError
+from typing import Final
+from zlib import crc32
+
+from dnsd.dns import types, wire
+from dnsd.image import layout
+from dnsd.image.record import Plan
+from dnsd.image.table import MapTable
+from dnsd.model import Stamp
+
+
+class ImageError(ValueError):
+    """The bytes are no image this version reads, or a damaged one."""
+
+
+class Entry:
+    """A static answer, finished: `count` RRs in `data`, each owned by C0 0C, and the head of a reply with just them.
+
+    `sig` is what DO adds (the RRSIGs, none while the zone is unsigned); `extra` is glue with owners of its own.
+    """
+
+    __slots__ = ("count", "data", "extra", "extra_count", "heads", "sig", "sig_count", "type")
+
+    def __init__(self, type_: int, count: int, data: bytes, sig: tuple[int, bytes], extra: tuple[int, bytes]) -> None:
+        self.type = type_
+        self.count = count
+        self.data = data
+        self.sig_count, self.sig = sig
+        self.extra_count, self.extra = extra
+        self.heads = wire.heads(answers=count)
+
+
+class Zone:
+    """A zone's part of negative answers: the SOA behind its owner, cut to the negative TTL (RFC 2308 §3)."""
+
+    __slots__ = ("apex", "nodata", "nxdomain", "serial", "soa_tail")
+
+    def __init__(self, apex: bytes, soa_tail: bytes, serial: int) -> None:
+        self.apex = apex
+        self.soa_tail = soa_tail
+        self.serial = serial
+        self.nodata = wire.heads(authority=1)
+        self.nxdomain = wire.heads(types.NXDOMAIN, authority=1)
+
+
+class Node:
+    """A name: `answers` maps a question's type and class octets to an Entry, or to True/False for a service's AAAA/A."""
+
+    __slots__ = ("answers", "bitmap", "cut", "flags", "index", "name", "record", "referral", "wildcard", "zone")
+
+    def __init__(self, index: int, name: bytes, flags: int, zone: Zone, bitmap: bytes) -> None:
+        self.index = index
+        self.name = name
+        self.flags = flags
+        self.zone = zone
+        self.bitmap = bitmap
+        self.answers: dict[bytes, Entry | bool] = {}
+        self.record = layout.NONE
+        self.cut: Node | None = None
+        self.referral: Entry | None = None
+        self.wildcard: Node | None = None
+
+
+_IN: Final = b"\0\1"
+KEY_A: Final = b"\0\1\0\1"
+KEY_AAAA: Final = b"\0\x1c\0\1"
+KEY_DS: Final = b"\0\x2b\0\1"
+KEY_CNAME: Final = b"\0\5\0\1"
+KEY_DNAME: Final = b"\0\x27\0\1"
+
+
+class Image:
+    """An image over a buffer (mapped file or bytes) that stays valid as long as the object; ImageError if it is none.
+
+    `nodes` holds what was unfolded; `get(name)` unfolds. `maps` are the tables by id, which the holder opens (they are
+    other files) and sets; a record whose map is missing is answered by weights alone until it is there.
+    """
+
+    def __init__(self, buffer: bytes | memoryview) -> None:
+        self._view = memoryview(buffer)
+        self._sections = _sections(self._view)
+        header = layout.HEADER.read(self._view)
+        self.stamp = Stamp(header["epoch"], header["version"], header["node_seq"])
+        self.made_ms = header["made_ms"]
+        self.depth = header["depth"]
+        self.nodes: dict[bytes, Node] = {}
+        self.maps: dict[int, MapTable] = {}
+        self._names = self._part(layout.S_NAMES)
+        self._data = self._part(layout.S_DATA)
+        self._node_part = self._part(layout.S_NODES)
+        self._rrset_part = self._part(layout.S_RRSETS)
+        self.index = dict(self._read_names())
+        self.zones = [self._zone(i) for i in range(self._sections[layout.S_ZONES][0])]
+        self.map_refs = dict(self._read_maps())
+        records, self._slots = self._sections[layout.S_RECORDS][0], self._part(layout.S_RECORDS)
+        self._patched: dict[int, bytes] = {}
+        self._plans: list[Plan | None] = [None] * records
+
+    def get(self, name: bytes) -> Node | None:
+        """The node of a lower-case wire name, empty non-terminals and names below cuts among them."""
+        node = self.nodes.get(name)
+        if node is None:
+            index = self.index.get(name)
+            if index is not None:
+                node = self.nodes[name] = self._node(index)
+        return node
+
+    def plan(self, index: int) -> Plan:
+        """The record's plan, unfolded at first use."""
+        plan = self._plans[index]
+        if plan is None:
+            plan = self._plans[index] = Plan(self.record(index))
+        return plan
+
+    def record(self, index: int) -> bytes:
+        """The record's bytes as they stand now."""
+        patched = self._patched.get(index)
+        if patched is not None:
+            return patched
+        _, offset, size = layout.RECORD_SLOT.unpack_from(self._slots, index * layout.RECORD_SLOT.size)
+        return bytes(self._slots[offset : offset + size])
+
+    @property
+    def records(self) -> int:
+        """How many records there are."""
+        return len(self._plans)
+
+    def apply(self, items: list[tuple[int, bytes]], stamp: Stamp) -> None:
+        """Replace records; all of them are read first, so a bad one changes nothing (ImageError)."""
+        try:
+            plans = [(index, data, Plan(data)) for index, data in items]
+            if any(index >= len(self._plans) for index, _ in items):
+                raise IndexError("no such record")
+        except (IndexError, ValueError, StructError) as error:
+            raise ImageError(f"delta to {stamp} does not fit: {error}") from error
+        for index, data, plan in plans:
+            self._patched[index] = data
+            self._plans[index] = plan
+        self.stamp = stamp
+
+    # --- reading, in order of use ---
+
+    def _part(self, kind: int) -> memoryview:
+        _, offset, size = self._sections[kind]
+        return self._view[offset : offset + size]
+
+    def _read_names(self) -> Iterator[tuple[bytes, int]]:
+        names, part, size = bytes(self._names), self._node_part, layout.NODE.size
+        unpack = layout.NODE.unpack_from
+        for index in range(self._sections[layout.S_NODES][0]):
+            at, length, *_ = unpack(part, index * size)
+            yield names[at : at + length], index
+
+    def _read_maps(self) -> Iterator[tuple[int, str]]:
+        part = self._part(layout.S_MAPS)
+        for i in range(self._sections[layout.S_MAPS][0]):
+            id_, at, length, _ = layout.MAP_REF.unpack_from(part, i * layout.MAP_REF.size)
+            yield id_, bytes(self._names[at : at + length]).decode()
+
+    def _zone(self, index: int) -> Zone:
+        node, _, negative, _, serial, _ = layout.ZONE.unpack_from(self._part(layout.S_ZONES), index * layout.ZONE.size)
+        at, length, *_ = layout.NODE.unpack_from(self._node_part, node * layout.NODE.size)
+        return Zone(bytes(self._names[at : at + length]), self._entry(negative).data[2:], serial)
+
+    def _node(self, index: int) -> Node:
+        (at, length, _, flags, zone, rrsets, record, wildcard, cut, bitmap, bitmap_len, count, _) = (
+            layout.NODE.unpack_from(self._node_part, index * layout.NODE.size))
+        node = Node(index, bytes(self._names[at : at + length]), flags, self.zones[zone],
+                    bytes(self._data[bitmap : bitmap + bitmap_len]))
+        if cut != layout.NONE:
+            node.cut = node if cut == index else self._other(cut)
+        if wildcard != layout.NONE:
+            node.wildcard = self._other(wildcard)
+        node.record = record
+        for i in range(rrsets, rrsets + count):
+            entry = self._entry(i)
+            # At a cut only DS is ours to answer (RFC 4035 §3.1.4.1), below it nothing; the NS make the referral.
+            if node.cut is node and entry.type == types.NS:
+                node.referral = entry
+            elif node.cut is None or (node.cut is node and entry.type == types.DS):
+                node.answers[entry.type.to_bytes(2, "big") + _IN] = entry
+        if record != layout.NONE:
+            owned = self.plan(record).flags
+            if owned & layout.R_OWNS_A:
+                node.answers[KEY_A] = False
+            if owned & layout.R_OWNS_AAAA:
+                node.answers[KEY_AAAA] = True
+        return node
+
+    def _other(self, index: int) -> Node:
+        at, length, *_ = layout.NODE.unpack_from(self._node_part, index * layout.NODE.size)
+        node = self.get(bytes(self._names[at : at + length]))
+        if node is None:
+            raise ImageError(f"node {index} has no name of its own")
+        return node
+
+    def _entry(self, index: int) -> Entry:
+        (type_, count, _, data, size, sig, sig_size, sig_count, extra_count, extra, extra_size) = (
+            layout.RRSET.unpack_from(self._rrset_part, index * layout.RRSET.size))
+        blob = self._data
+        return Entry(type_, count, bytes(blob[data : data + size]), (sig_count, bytes(blob[sig : sig + sig_size])),
+                     (extra_count, bytes(blob[extra : extra + extra_size])))
+
+
+def _sections(view: memoryview) -> dict[int, tuple[int, int, int]]:
+    """kind -> (count, offset, size), everything checked that a look-up later relies on."""
+    if len(view) < layout.HEADER.size:
+        raise ImageError("shorter than its header")
+    header = layout.HEADER.read(view)
+    if bytes(view[:8]) != layout.IMAGE_MAGIC or header["layout"] != layout.LAYOUT:
+        raise ImageError(f"no image of layout {layout.LAYOUT}")
+    if header["size"] != len(view):
+        raise ImageError(f"{len(view)} octets, its header says {header['size']}")
+    if crc32(view[layout.HEADER.size :]) != header["crc"]:
+        raise ImageError("damaged: checksum differs")
+    found: dict[int, tuple[int, int, int]] = {}
+    for i in range(header["sections"]):
+        kind, count, offset, size = layout.SECTION.unpack_from(view, layout.HEADER.size + i * layout.SECTION.size)
+        if offset + size > len(view):
+            raise ImageError(f"section {kind} ends behind the file")
+        found[kind] = count, offset, size
+    missing = set(range(layout.S_ZONES, layout.S_MAPS + 1)) - found.keys()
+    if missing:
+        raise ImageError(f"sections {sorted(missing)} are missing")
+    return found
