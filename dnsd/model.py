@@ -97,7 +97,7 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True)
 class ServiceView:
-    """A service resolved to what may be answered now. `owner` is a lower-case wire name; `types` the record types it owns.
+    """A service resolved to what may be answered now; `owner` is a lower-case wire name, `types` what it owns.
 
     `live`, `fallback` and `last_good` are the rungs of the never-empty ladder; compile takes, for each type, the first
     that has an address. `map_id` names the map the sites' columns are taken from.
@@ -128,7 +128,7 @@ class RRset:
 
 @dataclass(frozen=True, slots=True)
 class ZoneView:
-    """One zone's static data; `apex` is a lower-case wire name and has exactly one SOA and an NS rrset among `rrsets`."""
+    """One zone's static data; `apex` is a lower-case wire name and has one SOA and an NS rrset among `rrsets`."""
 
     apex: bytes
     rrsets: tuple[RRset, ...]

@@ -1,0 +1,102 @@
+"""Choosing for one client: a service's plan and who asks -> addresses and the scope they are good for.
+
+Lives here: which row decides (client subnet, else resolver), the block a draw is keyed by, the rungs below live.
+Does not live here: ranking and draws themselves (`image.record`), finding rows (`image.table`), assembling replies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableSequence
+from typing import Final
+
+from dnsd import metrics
+from dnsd.dns import types, wire
+from dnsd.dns.wire import Ecs
+from dnsd.image import layout
+from dnsd.image.reading import Image
+from dnsd.image.record import V6_BLOCK, Plan
+from dnsd.model import Ladder
+from dnsd.steer.row import ROW_UNKNOWN
+
+Choice = tuple[int, bytes, int, bytes]
+"""How many RRs, the finished RRs (none: nothing can be answered, SERVFAIL), scope, options that tell of a lower rung."""
+
+_STALE: Final = wire.error_option(types.EDE_STALE, "last good answer: no endpoint and no fallback is left")
+_EMPTY: Final = wire.error_option(types.EDE_OTHER, "service has no address to give")
+
+
+Standpoint = tuple[int, int, int, bool]
+"""Where a query is seen from: the row, the scope that row is good for, the draw's block, whether ECS decided."""
+
+
+def choose(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, now: int,
+           count: MutableSequence[int]) -> Choice:
+    """The addresses of one type for this client, by the first rung that has any."""
+    if (plan.ladder_aaaa if v6 else plan.ladder_a) != Ladder.LIVE:
+        return _below(plan, v6, count)
+    row, scope, block, from_ecs = standpoint(image, plan, client, ecs)
+    if plan.flags & _DECLARED:
+        if plan.flags & layout.R_PANIC:
+            count[metrics.PANIC] += 1
+        if ((plan.flags & layout.R_NO_ECS_FALLBACK and not from_ecs)
+                or (plan.flags & layout.R_UNKNOWN_FALLBACK and row == ROW_UNKNOWN and plan.uses_client)):
+            number, rrs = plan.rung(v6)
+            if number:
+                count[metrics.DECLARED_FALLBACK] += 1
+                return number, rrs, scope, b""
+    groups = plan.order(v6, row, image.maps.get(plan.map_id) if plan.uses_client else None)
+    if not groups:
+        count[metrics.DECLARED_FALLBACK] += 1
+        number, rrs = plan.rung(v6)
+        return number, rrs, scope, b""
+    if not row and plan.uses_client:
+        count[metrics.NO_PLACE] += 1
+    number, rrs = plan.pick(v6, groups, block, now)
+    return number, rrs, scope, b""
+
+
+_DECLARED: Final = layout.R_NO_ECS_FALLBACK | layout.R_UNKNOWN_FALLBACK | layout.R_PANIC
+
+
+def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Standpoint:
+    """The client subnet decides where there is one; source length 0 asks not to be placed by it, so the resolver is
+    (RFC 7871 §7.1.2), with scope 0 as it is when the client does not matter."""
+    table = image.maps.get(plan.map_id) if plan.uses_client else None
+    if ecs is None or not ecs[2]:
+        block = _resolver_block(client)
+        row = table.find_resolver(client) if table is not None else ROW_UNKNOWN
+        return row, 0, _split(plan, block) if plan.split4 else block, False
+    v6, key, source, _, _ = ecs
+    if v6:
+        block = key >> 72 | V6_BLOCK
+        row, scope = table.find6(key, source) if table is not None else (ROW_UNKNOWN, 0)
+    else:
+        block = key
+        row, scope = table.find4(key) if table is not None else (ROW_UNKNOWN, 0)
+    if plan.split4:
+        # Sticky: clients of one split block share a draw, so no answer may be kept for more than that block.
+        return row, max(scope, plan.split6 if v6 else plan.split4), _split(plan, block), True
+    return row, scope, block, True
+
+
+def _resolver_block(client: bytes) -> int:
+    if len(client) == 4:
+        return int.from_bytes(client[:3], "big")
+    return int.from_bytes(client[:7], "big") | V6_BLOCK
+
+
+def _split(plan: Plan, block: int) -> int:
+    drop = layout.ECS_MAX6 - plan.split6 if block & V6_BLOCK else layout.ECS_MAX4 - plan.split4
+    return block >> drop << drop
+
+
+def _below(plan: Plan, v6: bool, count: MutableSequence[int]) -> Choice:
+    number, rrs = plan.rung(v6)
+    if not number:
+        count[metrics.LADDER_EMPTY] += 1
+        return 0, b"", 0, _EMPTY
+    if (plan.ladder_aaaa if v6 else plan.ladder_a) == Ladder.LAST_GOOD:
+        count[metrics.LADDER_LAST_GOOD] += 1
+        return number, rrs, 0, _STALE
+    count[metrics.LADDER_FALLBACK] += 1
+    return number, rrs, 0, b""
