@@ -1,0 +1,5 @@
+"""`python -m dnsd`."""
+
+from dnsd.cli.app import main
+
+main()

@@ -1,0 +1,116 @@
+"""One HTTP exchange with a running daemon's admin API, and what its refusals mean to a shell.
+
+Lives here: `Admin` (address and token, found or given), `Reply`, the mapping of HTTP statuses to exit codes.
+Does not live here: which paths exist (the commands know), printing.
+
+A command makes one or two calls and ends, so each call has its own session and the caller stays synchronous.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from dnsd import model
+from dnsd.cli.failure import Exit, Failure
+
+TIMEOUT_S = 30.0
+# 409 conflict, 412 changed meanwhile, 428 no If-Match given: try again after looking
+_PRECONDITIONS = (409, 412, 428)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the daemon said: HTTP status, decoded JSON (or text), and the object's ETag if it has one."""
+
+    status: int
+    body: Any
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """A daemon's admin API: base address without a final slash, bearer token or None."""
+
+    url: str
+    token: str | None = None
+
+    def call(self, method: str, path: str, *, body: Any = None, query: dict[str, Any] | None = None,
+             etag: str | None = None, create_only: bool = False) -> Reply:
+        """One exchange; raises `Failure` unless the answer is 2xx.
+
+        `etag` is sent as If-Match; `create_only` as If-None-Match: *. Query values that are None are left out.
+        """
+        reply = self.ask(method, path, body=body, query=query, etag=etag, create_only=create_only)
+        if not 200 <= reply.status < 300:
+            raise _refusal(reply, f"{method} {path}")
+        return reply
+
+    def ask(self, method: str, path: str, *, body: Any = None, query: dict[str, Any] | None = None,
+            etag: str | None = None, create_only: bool = False) -> Reply:
+        """The same for callers to whom a refusal is an answer: raises only when no daemon answers."""
+        import asyncio
+
+        headers = {"Accept": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        if etag:
+            headers["If-Match"] = etag
+        if create_only:
+            headers["If-None-Match"] = "*"
+        params = {key: str(value) for key, value in (query or {}).items() if value is not None}
+        return asyncio.run(self._exchange(method, path, body, headers, params))
+
+    def wait_version(self, version: int, seconds: float) -> bool:
+        """Whether every worker serves `version` within `seconds`."""
+        query = {"wait_version": version, "timeout": seconds}
+        return bool(self.call("GET", "/v1/status", query=query).body["reached"])
+
+    async def _exchange(
+        self, method: str, path: str, body: Any, headers: dict[str, str], query: dict[str, str],
+    ) -> Reply:
+        import aiohttp
+
+        limit = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=5)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=limit) as session,
+                session.request(method, self.url + path, json=body, headers=headers, params=query) as response,
+            ):
+                text = await response.text()
+                return Reply(response.status, _decode(text, response.content_type), response.headers.get("ETag"))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise Failure(Exit.UNREACHABLE, f"no daemon answers at {self.url}: {reason}") from error
+
+
+def segment(text: str) -> str:
+    """A key as one part of a path: `service/id` keeps its slash, all else is quoted."""
+    return quote(text, safe="/:")
+
+
+def _decode(text: str, content_type: str) -> Any:
+    if not text:
+        return None
+    if not content_type.endswith("json"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Failure(Exit.FAILED, f"the daemon's answer is no JSON: {error}") from error
+
+
+def _refusal(reply: Reply, what: str) -> Failure:
+    """problem+json as a failure: all its faults, and the exit code its status stands for."""
+    problem = reply.body if isinstance(reply.body, dict) else {}
+    title = problem.get("title") or f"HTTP {reply.status}"
+    detail = problem.get("detail")
+    faults = [model.Fault(str(f.get("pointer", "")), str(f.get("message", ""))) for f in problem.get("faults") or ()]
+    if reply.status == 401:
+        detail = detail or "give a token with --token or DNSD_TOKEN, or run as the user who owns the state directory"
+    code = Exit.PRECONDITION if reply.status in _PRECONDITIONS else Exit.FAILED
+    if reply.status == 503 and not problem:
+        code = Exit.UNREACHABLE
+    return Failure(code, f"{what}: {title}" + (f": {detail}" if detail and detail != title else ""), faults)

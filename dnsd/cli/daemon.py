@@ -1,0 +1,150 @@
+"""The verbs on a node as a whole: serve, check, status, reload, drain, version.
+
+Lives here: what each does and prints. Does not live here: the doing (`supervisor`, `config`,
+`control.zonefile`, the API).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dnsd import __version__, model
+from dnsd.cli.display import pairs, show
+from dnsd.cli.failure import Exit, Failure
+from dnsd.cli.options import Session, command
+
+if TYPE_CHECKING:
+    from dnsd.config import Config
+
+
+@command
+def serve(session: Session) -> None:
+    """Run the daemon in the foreground: SIGHUP reloads, SIGTERM drains, SIGINT stops."""
+    config = session.config()
+    faults = zone_faults(config)
+    if faults:
+        raise Failure(Exit.CONFIG_INVALID, "a zone is not usable", faults)
+    from dnsd import supervisor
+
+    raise typer.Exit(supervisor.run(config))
+
+
+@command
+def check(session: Session) -> None:
+    """Read settings and zones as `serve` would, and name everything that is wrong with them."""
+    config = session.config()
+    faults = zone_faults(config)
+    if faults:
+        raise Failure(Exit.CONFIG_INVALID, f"{len(faults)} faults", faults)
+    found = {"settings": str(session.config_path), "zones": [zone.name for zone in config.zones]}
+    show(found, as_json=session.as_json, human=lambda _: f"{session.config_path}: good, {len(config.zones)} zones")
+
+
+@command
+def status(
+    session: Session,
+    wait: Annotated[float, typer.Option(help="wait up to so many seconds until the node is ready")] = 0.0,
+    version: Annotated[int, typer.Option(help="wait until every worker serves at least this version")] = 0,
+) -> None:
+    """Where the node stands: versions, workers, store, maps."""
+    admin = session.admin()
+    deadline = time.monotonic() + wait
+    while wait > 0:
+        try:
+            ready = admin.ask("GET", "/readyz")
+            if ready.status == 200:
+                break
+            failure = Failure(Exit.FAILED, f"not ready: {ready.body}")
+        except Failure as unreachable:
+            failure = unreachable
+        if time.monotonic() >= deadline:
+            raise failure
+        time.sleep(0.05)
+        admin = session.admin()  # the first start writes the token only now
+    if version and not admin.wait_version(version, max(wait, 1.0)):
+        raise Failure(Exit.FAILED, f"version {version} is not on every worker")
+    show(admin.call("GET", "/v1/status").body, as_json=session.as_json, human=pairs)
+
+
+@command
+def reload(session: Session) -> None:
+    """Have the daemon read its zone files again; a bad one leaves what was served."""
+    reply = session.admin().ask("POST", "/v1/reload")
+    body = reply.body if isinstance(reply.body, dict) else {}
+    faults = [model.Fault(str(f.get("pointer", "")), str(f.get("message", ""))) for f in body.get("faults") or ()]
+    if faults:
+        raise Failure(Exit.CONFIG_INVALID, "nothing was changed", faults)
+    if reply.status >= 300:
+        raise Failure(Exit.FAILED, f"reload: {body.get('title') or reply.status}: {body.get('detail', '')}")
+    show(body, as_json=session.as_json, human=lambda _: "reloaded")
+
+
+@command
+def drain(
+    session: Session, wait: Annotated[float, typer.Option(help="seconds to wait until it has gone; 0: do not")] = 60.0,
+) -> None:
+    """Have this machine's daemon finish what it has begun and leave: what SIGTERM does."""
+    config = session.config()
+    pid = _daemon_pid(Path(config.state))
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + wait
+    while wait > 0 and _alive(pid):
+        if time.monotonic() > deadline:
+            raise Failure(Exit.FAILED, f"the daemon (process {pid}) is still there after {wait:g} s")
+        time.sleep(0.05)
+    show({"pid": pid, "gone": wait > 0}, as_json=session.as_json, human=lambda _: f"process {pid} drained")
+
+
+@command
+def version(session: Session) -> None:
+    """Which dnsd this is."""
+    found = {"dnsd": __version__, "python": sys.version.split()[0], "engine": "python"}
+    text = f"dnsd {__version__} (python {found['python']}, {found['engine']} engine)"
+    show(found, as_json=session.as_json, human=lambda _: text)
+
+
+def zone_faults(config: Config) -> list[model.Fault]:
+    """Everything wrong with the zone files of the settings; a daemon with none of it starts."""
+    from dnsd.control import zonefile
+
+    faults: list[model.Fault] = []
+    for zone in config.zones:
+        try:
+            zonefile.read(Path(zone.file), zone.name)
+        except zonefile.ZoneFault as error:
+            faults += error.faults
+    return faults
+
+
+def _daemon_pid(state: Path) -> int:
+    """The process that holds the state directory's lock; a `Failure` when nobody does."""
+    import fcntl
+
+    nobody = Failure(Exit.UNREACHABLE, f"no daemon holds {state / 'lock'}")
+    try:
+        with (state / "lock").open("rb") as lock:
+            text = lock.read(32).strip()
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(text)
+    except (OSError, ValueError) as error:
+        raise nobody from error
+    raise nobody
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
