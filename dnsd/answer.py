@@ -1,7 +1,7 @@
 """The one door: query bytes in, reply bytes out, over one image.
 
 Lives here: the order of things for a query — parse, find the node, choose, assemble, truncate — and its counters.
-Does not live here: reading octets (`dns.wire`), names that are not simply there (`chase`), choosing (`choose`), sockets.
+Does not live here: reading octets (`dns.wire`), names not simply there (`chase`), choosing (`choose`), sockets.
 
 UDP, TCP, `explain`, the self-check before publishing, tests and benchmarks all call `respond`. Straight down and back:
 no await, lock, log or I/O, and nothing is raised for any packet. A name of the image is found by the question's octets
@@ -95,7 +95,7 @@ def _deliver(ask: _Ask, outcome: Outcome) -> bytes:
 def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: int = 0, rcode: int = 0, *,
             kind: int) -> bytes:
     """Head, question as it came (0x20 kept), body, OPT; question and OPT with TC where that is too long."""
-    packet, tail, opt, _, image, _, ctx = ask
+    packet, tail, opt, _, _, _, ctx = ask
     size, _, do, nsid, ecs = opt
     count = ctx.count
     count[kind] += 1

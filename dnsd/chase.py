@@ -25,7 +25,7 @@ _HINFO: Final = b"\xc0\x0c\0\x0d\0\1\0\0\x0e\x10\0\x09\x07RFC8482\0"
 
 
 class Asked(NamedTuple):
-    """What of a query decides its answer: name (lower case), type and class octets, where the question ends, who asks."""
+    """What of a query decides its answer: name (lower case), type and class octets, its end, who asks."""
 
     name: bytes
     key: bytes
@@ -97,7 +97,8 @@ def _ends(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -
         return None
     if isinstance(entry, Entry):
         return Outcome(entry.heads, entry.data, 0, 0, b"", metrics.KIND_STATIC)
-    number, rrs, scope, options = choose(image, image.plan(node.record), entry, asked.client, asked.ecs, asked.now, count)
+    plan = image.plan(node.record)
+    number, rrs, scope, options = choose(image, plan, entry, asked.client, asked.ecs, asked.now, count)
     if not number:
         return Outcome(wire.heads(types.SERVFAIL), b"", types.SERVFAIL, scope, options, metrics.KIND_SERVFAIL)
     return Outcome(wire.heads(answers=number), rrs, 0, scope, options, metrics.KIND_SERVICE)
@@ -183,7 +184,8 @@ def _land(asked: Asked, name: bytes, owner: bytes, found: tuple[Node, Node], ima
         entry = encloser.cut.referral
         if entry is None:
             return 0, 0, 0, b"", types.SERVFAIL, 0, b""
-        return 0, entry.count, entry.extra_count, wire.reown(entry.data, entry.count, encloser.cut.name) + entry.extra, 0, 0, b""
+        body = wire.reown(entry.data, entry.count, encloser.cut.name) + entry.extra
+        return 0, entry.count, entry.extra_count, body, 0, 0, b""
     denial = encloser.zone.apex + encloser.zone.soa_tail
     if node.name != name and node is encloser:
         if node.flags & layout.N_DNAME:

@@ -19,7 +19,7 @@ from dnsd.model import Ladder
 from dnsd.steer.row import ROW_UNKNOWN
 
 Choice = tuple[int, bytes, int, bytes]
-"""How many RRs, the finished RRs (none: nothing can be answered, SERVFAIL), scope, options that tell of a lower rung."""
+"""How many RRs, the finished RRs (none: nothing can be answered), scope, options that tell of a lower rung."""
 
 _STALE: Final = wire.error_option(types.EDE_STALE, "last good answer: no endpoint and no fallback is left")
 _EMPTY: Final = wire.error_option(types.EDE_OTHER, "service has no address to give")

@@ -61,7 +61,7 @@ class Fence(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A service's policy as numbers: filter, score, band, weight, take (DESIGN §7). `steer.policy` makes it from a preset.
+    """A service's policy as numbers: filter, score, band, weight, take; `steer.policy` makes it from a preset.
 
     Scores are integers: a term of 1000 times its weight. `band_ms` is in milliseconds over the best candidate.
     """
@@ -83,7 +83,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """One answerable address pair. `health` and `load` are 0..1000 (1000 = perfect, idle); weight 1..65535, tier 0 first."""
+    """One answerable address pair; `health` and `load` are 0..1000 (1000: perfect, idle), tier 0 is first."""
 
     id: str
     site: str

@@ -101,8 +101,8 @@ class _Draft:
         extra_at = len(self.data)
         self.data += extra
         self.rrsets += layout.RRSET.pack(
-            type=rrset.type, count=len(rrset.rdatas), ttl=rrset.ttl, data=at, size=len(data), sig=0, sig_size=0, sig_count=0,
-            extra_count=extra_count, extra=extra_at, extra_size=len(extra))
+            type=rrset.type, count=len(rrset.rdatas), ttl=rrset.ttl, data=at, size=len(data), sig=0, sig_size=0,
+            sig_count=0, extra_count=extra_count, extra=extra_at, extra_size=len(extra))
         self.rrset_count += 1
         return self.rrset_count - 1
 
@@ -187,6 +187,8 @@ def _file(sections: Sequence[tuple[int, int, bytes | bytearray]], stamp: Stamp, 
         body += data
     directory += bytes(start - layout.HEADER.size - len(directory))
     rest = bytes(directory + body)
-    return layout.HEADER.pack(
-        magic=layout.IMAGE_MAGIC, layout=layout.LAYOUT, sections=len(sections), epoch=stamp.epoch, version=stamp.version,
-        node_seq=stamp.node_seq, made_ms=made_ms, size=layout.HEADER.size + len(rest), crc=crc32(rest), depth=depth) + rest
+    header = layout.HEADER.pack(
+        magic=layout.IMAGE_MAGIC, layout=layout.LAYOUT, sections=len(sections), epoch=stamp.epoch,
+        version=stamp.version, node_seq=stamp.node_seq, made_ms=made_ms, size=layout.HEADER.size + len(rest),
+        crc=crc32(rest), depth=depth)
+    return header + rest

@@ -44,7 +44,8 @@ def tree(zones: Sequence[ZoneView], services: Sequence[ServiceView]) -> Tree:
     faults: list[Fault] = []
     apexes = {zone.apex: number for number, zone in enumerate(zones)}
     if len(apexes) != len(zones):
-        faults += [Fault(names.to_text(zone.apex), "zone is there twice") for n, zone in enumerate(zones) if apexes[zone.apex] != n]
+        twice = [zone for number, zone in enumerate(zones) if apexes[zone.apex] != number]
+        faults += [Fault(names.to_text(zone.apex), "zone is there twice") for zone in twice]
     found: Tree = {zone.apex: Branch(zone.apex, number) for number, zone in enumerate(zones)}
     for number, zone in enumerate(zones):
         for rrset in zone.rrsets:
@@ -75,7 +76,9 @@ def zone_of(owner: bytes, apexes: dict[bytes, int]) -> int | None:
     return next((apexes[parent] for parent in names.parents(owner) if parent in apexes), None)
 
 
-def _place(found: Tree, apexes: dict[bytes, int], number: int, zone: ZoneView, rrset: RRset, faults: list[Fault]) -> None:
+def _place(
+    found: Tree, apexes: dict[bytes, int], number: int, zone: ZoneView, rrset: RRset, faults: list[Fault],
+) -> None:
     text = names.to_text(rrset.owner)
     if not names.under(rrset.owner, zone.apex):
         faults.append(Fault(text, f"is outside of zone {names.to_text(zone.apex)}"))
@@ -85,7 +88,8 @@ def _place(found: Tree, apexes: dict[bytes, int], number: int, zone: ZoneView, r
         if rrset.type == types.DS and rrset.owner in apexes:
             found[rrset.owner].rrsets.setdefault(types.DS, rrset)
         elif rrset.type not in (types.NS, types.A, types.AAAA):
-            faults.append(Fault(text, f"{types.type_text(rrset.type)} of zone {names.to_text(zone.apex)} lies in the zone inside"))
+            what = types.type_text(rrset.type)
+            faults.append(Fault(text, f"{what} of zone {names.to_text(zone.apex)} lies in the zone inside it"))
         return
     branch = _grow(found, rrset.owner, number)
     if rrset.type in branch.rrsets:
@@ -99,7 +103,9 @@ def _place(found: Tree, apexes: dict[bytes, int], number: int, zone: ZoneView, r
         faults.append(Fault(text, "CNAME and other data (RFC 1034 §3.6.2)"))
 
 
-def _place_service(found: Tree, apexes: dict[bytes, int], number: int, service: ServiceView, faults: list[Fault]) -> None:
+def _place_service(
+    found: Tree, apexes: dict[bytes, int], number: int, service: ServiceView, faults: list[Fault],
+) -> None:
     text = names.to_text(service.owner)
     zone = zone_of(service.owner, apexes)
     if zone is None:

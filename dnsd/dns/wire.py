@@ -40,7 +40,7 @@ class FormError(Exception):
 
 
 def question_labels(packet: bytes) -> list[int]:
-    """Offsets of the question name's labels, and last that of its root octet. FormError for anything but a plain name."""
+    """Offsets of the question name's labels, the root octet's last. FormError for anything but a plain name."""
     offsets = [12]
     at = 12
     size = len(packet)
@@ -58,7 +58,7 @@ def question_labels(packet: bytes) -> list[int]:
 
 
 def parse_opt(packet: bytes, at: int) -> Opt:
-    """The OPT record that must fill the packet from `at` to its end. FormError for another record or anything behind it.
+    """The OPT record that must fill the packet from `at` to its end; FormError for any other or more.
 
     Options unknown to us are passed over (RFC 6891 §6.1.2). Of a version we do not speak only the version is told.
     """
@@ -91,7 +91,7 @@ def parse_opt(packet: bytes, at: int) -> Opt:
 
 
 def _ecs(packet: bytes, at: int, length: int) -> Ecs:
-    """RFC 7871 §6, §7.1.2: family 1 or 2, just the octets the source length needs, the bits behind it zero, scope zero."""
+    """RFC 7871 §6, §7.1.2: family 1 or 2, just the octets the source length needs, bits behind and scope zero."""
     if length < 4 or packet[at + 7]:
         raise FormError
     source = packet[at + 6]

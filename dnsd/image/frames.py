@@ -46,7 +46,8 @@ def decode(data: bytes | memoryview, at: int = 0) -> tuple[Frame, int]:
     """The frame at that offset and where the next begins; ValueError for anything torn, damaged or foreign."""
     if len(data) - at < layout.FRAME.size:
         raise ValueError("torn frame")
-    (magic, kind, count, epoch, version, node_seq, from_version, from_node_seq, size, crc) = layout.FRAME.unpack_from(data, at)
+    (magic, kind, count, epoch, version, node_seq, from_version, from_node_seq, size, crc) = (
+        layout.FRAME.unpack_from(data, at))
     body = bytes(data[at + layout.FRAME.size : at + layout.FRAME.size + size])
     if magic != layout.FRAME_MAGIC or len(body) != size or crc32(body) != crc:
         raise ValueError("torn or damaged frame")

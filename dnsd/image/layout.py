@@ -1,6 +1,6 @@
 """Every offset of every flat structure that workers read: image file, records, map tables, frames.
 
-Lives here: field lists and sizes, magic numbers, section kinds, limits. The engine's header is generated from this module.
+Lives here: field lists and sizes, magic numbers, section kinds, limits. A compiled engine's header comes from here.
 Does not live here: reading (`image.reading`, `image.table`), writing (`compile.image`, `atlas.tablefile`), meaning.
 
 All is little-endian and naturally aligned. A structure is a `Flat`: named fields at fixed offsets.
@@ -97,7 +97,7 @@ N_EMPTY: Final = 32
 RRSET: Final = Flat(
     "u16 type", "u16 count", "u32 ttl", "u32 data", "u32 size", "u32 sig", "u32 sig_size", "u16 sig_count",
     "u16 extra_count", "u32 extra", "u32 extra_size",
-)  # data: finished RRs, each owner C0 0C; sig: the RRSIGs likewise, what DO adds; extra: additional RRs with full owners
+)  # data: finished RRs, each owner C0 0C; sig: the RRSIGs likewise, what DO adds; extra: additional RRs, full owners
 
 HASH_SEED: Final = 0x64_6E_73_64
 
@@ -122,8 +122,8 @@ R_UNKNOWN_FALLBACK: Final = 32
 R_PANIC: Final = 64
 
 ENDPOINT: Final = Flat(
-    "u64 key", "u32 standing", "u16 weight", "u8 column", "u8 tier", "u8 flags", "u8 health", "u16 load", "4s a", "16s aaaa",
-    "8s reserved",
+    "u64 key", "u32 standing", "u16 weight", "u8 column", "u8 tier", "u8 flags", "u8 health", "u16 load", "4s a",
+    "16s aaaa", "8s reserved",
 )  # standing: health and load as score points; column: site's column in the map, or NO_COLUMN
 E_V4: Final = 1
 E_V6: Final = 2
@@ -146,13 +146,16 @@ KEY6_BITS: Final = 64
 ECS_MAX4: Final = 24
 ECS_MAX6: Final = 56
 
-def map_sections(sites: int, rows: int, runs4: int, runs6: int, fine4: int, fine6: int) -> dict[str, tuple[int, int, str]]:
+def map_sections(
+    sites: int, rows: int, runs4: int, runs6: int, fine4: int, fine6: int
+) -> dict[str, tuple[int, int, str]]:
     """Where each array of a map table lies: name -> (offset, count, element code B, I or Q), each aligned to 8.
 
     rows: per row, `sites` levels and then `sites` match bytes. starts4/starts6: sorted first keys of the runs (the
     first is 0), rows4/rows6 their rows, index4[s]..index4[s+1] the runs that can hold a key of slot s: index[s] is the
     number of the run that holds the slot's first key. index6 is over 2000::/3 only. fine4 (lo, hi) full addresses and
-    fine6 (lo, hi) upper 64 bits, disjoint and sorted, with rows: operator prefixes finer than ECS_MAX, for resolver addresses only.
+    fine6 (lo, hi) upper 64 bits, disjoint and sorted, with rows: operator prefixes finer than ECS_MAX,
+    for resolver addresses only.
     """
     sections: dict[str, tuple[int, int, str]] = {}
     offset = (MAP_HEADER.size + 7) & ~7
@@ -172,8 +175,8 @@ def map_sections(sites: int, rows: int, runs4: int, runs6: int, fine4: int, fine
 
 FRAME_MAGIC: Final = 0x46_44_4E_44
 FRAME: Final = Flat(
-    "u32 magic", "u16 kind", "u16 count", "u64 epoch", "u64 version", "u64 node_seq", "u64 from_version", "u64 from_node_seq",
-    "u32 size", "u32 crc",
+    "u32 magic", "u16 kind", "u16 count", "u64 epoch", "u64 version", "u64 node_seq", "u64 from_version",
+    "u64 from_node_seq", "u32 size", "u32 crc",
 )  # size: bytes behind the FRAME; crc: of those. from_*: the stamp it must be applied to, within one epoch
 ITEM: Final = Flat("u32 index", "u32 size")
 F_RECORDS: Final = 1  # items: record index -> bytes

@@ -56,7 +56,7 @@ class Zone:
 
 
 class Node:
-    """A name: `answers` maps a question's type and class octets to an Entry, or to True/False for a service's AAAA/A."""
+    """A name: `answers` maps a question's type and class octets to an Entry, or a service's AAAA to True, A to False."""
 
     __slots__ = ("answers", "bitmap", "cut", "flags", "index", "name", "record", "referral", "wildcard", "zone")
 

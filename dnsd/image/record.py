@@ -9,6 +9,7 @@ outlives the record it was made from, so nothing has to be invalidated.
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 from dnsd.image import layout
@@ -30,7 +31,8 @@ class Plan:
 
     __slots__ = (
         "_memo_a", "_memo_aaaa", "candidates", "fallback_a", "fallback_aaaa", "flags", "key", "keys", "ladder_a",
-        "ladder_aaaa", "map_id", "rrs_a", "rrs_aaaa", "rules", "split4", "split6", "take", "ttl", "uses_client", "weights",
+        "ladder_aaaa", "map_id", "rrs_a", "rrs_aaaa", "rules", "split4", "split6", "take", "ttl", "uses_client",
+        "weights",
     )
 
     def __init__(self, data: bytes | memoryview) -> None:
@@ -82,7 +84,7 @@ class Plan:
         return tuple(tuple(group) for group in rank.groups(judged))
 
     def judge(self, v6: bool, row: int, table: MapTable | None) -> list[rank.Judged] | None:
-        """The judgement behind `order`; None where the fence leaves nobody and the record has a fallback for the type."""
+        """The judgement behind `order`; None where the fence leaves nobody and there is a fallback for the type."""
         levels, bits, level_ms = table.row(row) if table else _nobody()
         candidates = [(i, c) for i, c in enumerate(self.candidates) if (c.aaaa if v6 else c.a)]
         inside = rank.fenced(bits, self.rules.fence, candidates)
@@ -93,7 +95,7 @@ class Plan:
         return rank.judge(levels, bits, level_ms, self.rules, inside)
 
     def pick(self, v6: bool, groups: tuple[tuple[int, ...], ...], block: int, now: int) -> tuple[int, bytes]:
-        """How many addresses a draw gives and their finished RRs, each owner C0 0C. `block`: the client's, with family."""
+        """How many addresses a draw gives and their finished RRs, owners C0 0C. `block`: the client's, with family."""
         rrs = self.rrs_aaaa if v6 else self.rrs_a
         if self.take == 1 and len(groups[0]) == 1:
             return 1, rrs[groups[0][0]]
@@ -118,7 +120,7 @@ class Plan:
 
 
 def _rr(type_: int, ttl: int, rdata: bytes) -> bytes:
-    return b"\xc0\x0c" + type_.to_bytes(2, "big") + b"\0\1" + ttl.to_bytes(4, "big") + len(rdata).to_bytes(2, "big") + rdata
+    return struct.pack(">HHHIH", 0xC00C, type_, 1, ttl, len(rdata)) + rdata
 
 
 def _nobody() -> tuple[bytes, bytes, list[int]]:

@@ -21,7 +21,7 @@ from dnsd.steer.scope import block_length
 _MAPPED: Final = 0xFFFF                       # ::ffff:0:0/96, RFC 4291 §2.5.5.2
 _NAT64: Final = 0x0064FF9B << 64              # 64:ff9b::/96, RFC 6052 §2.1
 _6TO4: Final = 0x2002                         # 2002::/16, RFC 3056 §2
-_TEREDO: Final = 0x20010000                   # 2001::/32, RFC 4380 §4; the client's IPv4 is inverted in the last 32 bits
+_TEREDO: Final = 0x20010000                   # 2001::/32, RFC 4380 §4; the last 32 bits are the client's IPv4, inverted
 
 
 class Found(NamedTuple):
@@ -92,7 +92,7 @@ class MapTable:
         return self._rows6[at - 1], block_length(key, starts[at - 1], high, layout.KEY6_BITS)
 
     def find_resolver(self, packed: bytes) -> int:
-        """The row of a whole address (4 or 16 octets) that is no ECS: operator prefixes finer than a scope count too."""
+        """The row of a whole address (4 or 16 octets) that is no ECS: prefixes finer than a scope count too."""
         if len(packed) == 4:
             if self.fine4:
                 row = _fine(self._fine4, self._fine_rows4, int.from_bytes(packed, "big"))
