@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import MutableSequence
 
 from dnsd import metrics
-from dnsd.chase import Asked, Outcome, missing, present
+from dnsd.chase import Outcome, missing, present
 from dnsd.choose import choose
 from dnsd.dns import types, wire
 from dnsd.dns.wire import FormError, Heads, Opt
@@ -70,11 +70,11 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
     if opt[1]:
         return _finish(ask, wire.heads(aa=False), b"", rcode=types.BADVERS, kind=metrics.KIND_BADVERS)
     if node is None:
-        asked = Asked(packet[12:end].lower(), packet[end:tail], tail, client, opt[4], now)
-        return _deliver(ask, missing(asked, [at - 12 for at in starts], image, ctx.count))
+        asked = packet[12:end].lower(), packet[end:tail], tail, client, opt[4], now
+        return _deliver(ask, missing(asked, starts, image, ctx.count))
     entry = node.answers.get(packet[end:tail])
     if entry is None:
-        asked = Asked(name, packet[end:tail], tail, client, opt[4], now)
+        asked = name, packet[end:tail], tail, client, opt[4], now
         return _deliver(ask, present(asked, node, image, ctx.count))
     if isinstance(entry, Entry):
         return _finish(ask, entry.heads, entry.data, kind=metrics.KIND_STATIC)

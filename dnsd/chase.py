@@ -8,7 +8,7 @@ Does not live here: the query and the reply around it (`answer`), choosing a ser
 from __future__ import annotations
 
 from collections.abc import MutableSequence, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from dnsd import metrics
 from dnsd.choose import choose
@@ -24,39 +24,26 @@ _ANY: Final = b"\0\xff\0\1"
 _HINFO: Final = b"\xc0\x0c\0\x0d\0\1\0\0\x0e\x10\0\x09\x07RFC8482\0"
 
 
-class Asked(NamedTuple):
-    """What of a query decides its answer: name (lower case), type and class octets, its end, who asks."""
+Asked = tuple[bytes, bytes, int, bytes, Ecs | None, int]
+"""What of a query decides: name (lower case), type and class octets, the question's end, client, client subnet, now."""
 
-    name: bytes
-    key: bytes
-    tail: int
-    client: bytes
-    ecs: Ecs | None
-    now: int
+Outcome = tuple[Heads, bytes, int, int, bytes, int]
+"""An answer without its OPT: head, body, rcode, scope, further options, and the counter it belongs to."""
 
-
-class Outcome(NamedTuple):
-    """An answer without its OPT: head, body, rcode, scope, further options, and the counter it belongs to."""
-
-    heads: Heads
-    body: bytes
-    rcode: int
-    scope: int
-    options: bytes
-    kind: int
-
-
-REFUSED: Final = Outcome(
+REFUSED: Final[Outcome] = (
     wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0,
     wire.error_option(types.EDE_NOT_AUTHORITATIVE, "no zone of this server holds the name"), metrics.KIND_REFUSED)
 
 
+NOT_HERE: Final[Outcome] = (wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0, b"", metrics.KIND_REFUSED)
+
+
 def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSequence[int]) -> Outcome:
-    """The answer for a name that is no node; `starts` are its labels' offsets inside it, the root's last."""
-    name = asked.name
+    """The answer for a name that is no node; `starts` are its labels' offsets in the packet, the root's last."""
+    name = asked[0]
     # No name in the image has more labels than `depth`, so deeper ancestors need not be looked for.
     for at in starts[max(0, len(starts) - 1 - image.depth) :]:
-        node = image.get(name[at:])
+        node = image.nodes.get(name[at - 12 :]) or image.get(name[at - 12 :])
         if node is not None:
             return _from_encloser(asked, node, image, count)
     return REFUSED
@@ -64,80 +51,83 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
 
 def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """The answer at a node that has no finished entry for the question."""
-    if asked.key[2:] != b"\0\1" or asked.key[:2] in (b"\0\xfb", b"\0\xfc"):
+    name, key, tail, *_ = asked
+    if key[2:] != b"\0\1" or key[:2] in (b"\0\xfb", b"\0\xfc"):
         # Another class than IN, or a transfer: not from here (RFC 5936 §2.2.1).
-        return REFUSED._replace(options=b"")
-    if node.cut is not None and (node.cut is not node or asked.key != KEY_DS):
-        return _referral(asked.tail, asked.name, node.cut, metrics.KIND_REFERRAL)
-    if asked.key == _ANY and not node.flags & layout.N_EMPTY:
-        return Outcome(wire.heads(answers=1), _HINFO, 0, 0, b"", metrics.KIND_ANY)  # RFC 8482 §4.2
-    if node.flags & layout.N_CNAME and asked.key != KEY_CNAME:
+        return NOT_HERE
+    if node.cut is not None and (node.cut is not node or key != KEY_DS):
+        return _referral(tail, node.cut)
+    if key == _ANY and not node.flags & layout.N_EMPTY:
+        return wire.heads(answers=1), _HINFO, 0, 0, b"", metrics.KIND_ANY  # RFC 8482 §4.2
+    if node.flags & layout.N_CNAME and key != KEY_CNAME:
         return _chain(asked, node, image, count)
-    return _ends(asked, node, image, count) or _denial(asked, node, types.NOERROR)
+    return _ends(asked, node, image, count) or _denial(name, node, types.NOERROR)
 
 
 def _from_encloser(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
+    name, key, tail, *_ = asked
     if node.cut is not None:
-        return _referral(asked.tail, asked.name, node.cut, metrics.KIND_REFERRAL)
-    if node.name == asked.name:
+        return _referral(tail, node.cut)
+    if node.name == name:
         return present(asked, node, image, count)
-    if asked.key[2:] != b"\0\1":
-        return REFUSED._replace(options=b"")
+    if key[2:] != b"\0\1":
+        return NOT_HERE
     if node.flags & layout.N_DNAME:
         return _chain(asked, node, image, count)
     if node.wildcard is not None:
-        return present(asked, node.wildcard, image, count)._replace(kind=metrics.KIND_WILDCARD)
-    return _denial(asked, node, types.NXDOMAIN)
+        return (*present(asked, node.wildcard, image, count)[:5], metrics.KIND_WILDCARD)
+    return _denial(name, node, types.NXDOMAIN)
 
 
 def _ends(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome | None:
     """A static entry or a service's choice at this node, as a wildcard or the end of a chain finds it."""
-    entry = node.answers.get(asked.key)
+    _, key, _, client, ecs, now = asked
+    entry = node.answers.get(key)
     if entry is None:
         return None
     if isinstance(entry, Entry):
-        return Outcome(entry.heads, entry.data, 0, 0, b"", metrics.KIND_STATIC)
-    plan = image.plan(node.record)
-    number, rrs, scope, options = choose(image, plan, entry, asked.client, asked.ecs, asked.now, count)
+        return entry.heads, entry.data, 0, 0, b"", metrics.KIND_STATIC
+    number, rrs, scope, options = choose(image, image.plan(node.record), entry, client, ecs, now, count)
     if not number:
-        return Outcome(wire.heads(types.SERVFAIL), b"", types.SERVFAIL, scope, options, metrics.KIND_SERVFAIL)
-    return Outcome(wire.heads(answers=number), rrs, 0, scope, options, metrics.KIND_SERVICE)
+        return wire.heads(types.SERVFAIL), b"", types.SERVFAIL, scope, options, metrics.KIND_SERVFAIL
+    return wire.heads(answers=number), rrs, 0, scope, options, metrics.KIND_SERVICE
 
 
-def _denial(asked: Asked, node: Node, rcode: int) -> Outcome:
+def _denial(name: bytes, node: Node, rcode: int) -> Outcome:
     """NODATA or NXDOMAIN; the SOA's owner is a pointer to the apex inside the question."""
     zone = node.zone
-    body = (0xC000 | 12 + len(asked.name) - len(zone.apex)).to_bytes(2, "big") + zone.soa_tail
+    body = (0xC00C + len(name) - len(zone.apex)).to_bytes(2, "big") + zone.soa_tail
     if rcode:
-        return Outcome(zone.nxdomain, body, rcode, 0, b"", metrics.KIND_NXDOMAIN)
-    return Outcome(zone.nodata, body, 0, 0, b"", metrics.KIND_NODATA)
+        return zone.nxdomain, body, rcode, 0, b"", metrics.KIND_NXDOMAIN
+    return zone.nodata, body, 0, 0, b"", metrics.KIND_NODATA
 
 
-def _referral(tail: int, name: bytes, cut: Node, kind: int) -> Outcome:
+def _referral(tail: int, cut: Node) -> Outcome:
     """The cut's NS in authority, glue in additional, AA clear (RFC 1034 §4.3.2 3b); scope 0 (RFC 7871 §7.4)."""
     entry = cut.referral
     if entry is None:
-        return Outcome(wire.heads(types.SERVFAIL, aa=False), b"", types.SERVFAIL, 0, b"", metrics.KIND_SERVFAIL)
+        return wire.heads(types.SERVFAIL, aa=False), b"", types.SERVFAIL, 0, b"", metrics.KIND_SERVFAIL
     owner = (0xC000 | tail - 4 - len(cut.name)).to_bytes(2, "big")
     body = wire.reown(entry.data, entry.count, owner) + entry.extra
     heads = wire.heads(aa=False, authority=entry.count, extra=entry.extra_count)
-    return Outcome(heads, body, 0, 0, b"", kind)
+    return heads, body, 0, 0, b"", metrics.KIND_REFERRAL
 
 
 def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """Follow CNAME and DNAME; the rcode is that of the last name (RFC 6604 §2), the scope the longest of all parts."""
-    kind = metrics.KIND_DNAME if node.name != asked.name and node.flags & layout.N_DNAME else metrics.KIND_CNAME
+    name, _, tail, *_ = asked
+    kind = metrics.KIND_DNAME if node.name != name and node.flags & layout.N_DNAME else metrics.KIND_CNAME
     body, answers = b"", 0
-    name, owner = asked.name, b"\xc0\x0c"
+    owner = b"\xc0\x0c"
     seen = {name}
     for _ in range(CHAIN_MAX):
         step = _alias(name, owner, node)
         if step is None:
-            return Outcome(wire.heads(types.YXDOMAIN, answers=answers), body, types.YXDOMAIN, 0, b"", kind)
+            return wire.heads(types.YXDOMAIN, answers=answers), body, types.YXDOMAIN, 0, b"", kind
         rrs, number, target, back = step
         body += rrs
         answers += number
-        at = asked.tail + len(body) - back
+        at = tail + len(body) - back
         owner = (0xC000 | at).to_bytes(2, "big") if at < 0x4000 else target
         name = target.lower()
         found = None if name in seen else _encloser(name, image)
@@ -150,8 +140,8 @@ def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) 
             continue
         extra_answers, authority, extra, tail_body, rcode, scope, options = last
         heads = wire.heads(rcode, True, answers + extra_answers, authority, extra)
-        return Outcome(heads, body + tail_body, rcode, scope, options, kind)
-    return Outcome(wire.heads(answers=answers), body, 0, 0, b"", kind)
+        return heads, body + tail_body, rcode, scope, options, kind
+    return wire.heads(answers=answers), body, 0, 0, b"", kind
 
 
 def _alias(name: bytes, owner: bytes, node: Node) -> tuple[bytes, int, bytes, int] | None:
@@ -191,13 +181,14 @@ def _land(asked: Asked, name: bytes, owner: bytes, found: tuple[Node, Node], ima
         if node.flags & layout.N_DNAME:
             return node
         return 0, 1, 0, denial, types.NXDOMAIN, 0, b""
-    if node.flags & layout.N_CNAME and asked.key not in (KEY_CNAME, _ANY):
+    if node.flags & layout.N_CNAME and asked[1] not in (KEY_CNAME, _ANY):
         return node
     end = _ends(asked, node, image, count)
     if end is None:
         return 0, 1, 0, denial, 0, 0, b""
-    number = (end.heads[0][4] << 8) | end.heads[0][5]
-    return number, 0, 0, wire.reown(end.body, number, owner), end.rcode, end.scope, end.options
+    heads, body, rcode, scope, options, _ = end
+    number = int.from_bytes(heads[0][4:6], "big")
+    return number, 0, 0, wire.reown(body, number, owner), rcode, scope, options
 
 
 def _encloser(name: bytes, image: Image) -> tuple[Node, Node] | None:

@@ -56,7 +56,7 @@ class Zone:
 
 
 class Node:
-    """A name: `answers` maps a question's type and class octets to an Entry, or a service's AAAA to True, A to False."""
+    """A name; `answers`: a question's type and class octets -> an Entry, or True (AAAA) or False (A) of a service."""
 
     __slots__ = ("answers", "bitmap", "cut", "flags", "index", "name", "record", "referral", "wildcard", "zone")
 

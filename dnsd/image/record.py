@@ -97,9 +97,12 @@ class Plan:
     def pick(self, v6: bool, groups: tuple[tuple[int, ...], ...], block: int, now: int) -> tuple[int, bytes]:
         """How many addresses a draw gives and their finished RRs, owners C0 0C. `block`: the client's, with family."""
         rrs = self.rrs_aaaa if v6 else self.rrs_a
-        if self.take == 1 and len(groups[0]) == 1:
-            return 1, rrs[groups[0][0]]
+        group = groups[0]
+        if self.take == 1 and len(group) == 1:
+            return 1, rrs[group[0]]
         window = 0 if self.split4 else now // self.ttl
+        if self.take == 1:
+            return 1, rrs[draw.first(draw.seed(self.key, block, window), group, self.keys, self.weights)]
         chosen = self.drawn(groups, draw.seed(self.key, block, window))
         return len(chosen), b"".join([rrs[i] for i in chosen])
 

@@ -51,7 +51,7 @@ def mix(value: int) -> int:
 
 def seed(service: int, block: int, window: int) -> int:
     """The seed of one client block's draw in one window; `block` is a key, its family's mark included."""
-    return mix((service ^ mix((block * 0x9E3779B97F4A7C15 + window) & MASK)) & MASK)
+    return mix((service ^ block * 0x9E3779B97F4A7C15) + window * 0xD1342543DE82EF95 & MASK)
 
 
 def cost(draw_seed: int, endpoint: int, weight: int) -> tuple[int, int]:
@@ -60,6 +60,21 @@ def cost(draw_seed: int, endpoint: int, weight: int) -> tuple[int, int]:
     if not weight:
         return 1 << 62, value
     return (COST[value >> (64 - LOG_BITS)] << 16) // weight, value
+
+
+def first(draw_seed: int, group: Iterable[int], keys: Sequence[int], weights: Sequence[int]) -> int:
+    """The endpoint that `order` puts first: `mix` and `cost` written out, for it stands on the query path."""
+    best, best_cost, best_value = -1, 1 << 63, 0
+    for i in group:
+        value = draw_seed ^ keys[i]
+        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK
+        value ^= value >> 31
+        weight = weights[i]
+        price = (COST[value >> 52] << 16) // weight if weight else 1 << 62
+        if price < best_cost or (price == best_cost and value < best_value):
+            best, best_cost, best_value = i, price, value
+    return best
 
 
 def order(draw_seed: int, group: Iterable[int], keys: Sequence[int], weights: Sequence[int]) -> list[int]:
