@@ -1,0 +1,209 @@
+"""What a service may answer now: members to `model.ServiceView`, with the reason for each that is not in it.
+
+Lives here: overrides, drain, load, owned types, the never-empty ladder and its memory. Does not live here: where state
+comes from (`control.state`), scoring (`steer.rank`), bytes (`compile.service`).
+
+Pure: fleet, memory and the time in, a view and the next memory out, so the same version gives the same view everywhere.
+
+    override    endpoint beats site beats service; `up` and `down` are absolute
+    drain       answered only where the service has nothing else of that family: no other endpoint, no fallback
+    last good   what was live last, per type, for 24 hours after it ceased; nothing an operator deleted or forced down
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from dnsd.control.state import Fleet
+from dnsd.dns import names, types
+from dnsd.model import EndpointView, Policy, ServiceView
+from dnsd.registry.models import Endpoint, Override, PolicySpec, Service
+from dnsd.steer import policy
+
+LAST_GOOD_MS: Final = 24 * 3600 * 1000
+TYPES: Final = {"A": types.A, "AAAA": types.AAAA}
+PERFECT: Final = 1000
+
+
+class Good(NamedTuple):
+    """An address that was live: whose it was, and the lease it had then (None: permanent)."""
+
+    key: str
+    site: str
+    lease: str | None
+    address: bytes
+
+
+class Remembered(NamedTuple):
+    """What a service answered of one type when it last had live endpoints; `left_ms`: when that ended, 0 while live."""
+
+    goods: tuple[Good, ...]
+    left_ms: int
+
+
+Memory = Mapping[int, Remembered]
+"""Record type -> what is remembered of it, for one service."""
+
+
+class Member(NamedTuple):
+    """One endpoint of a service: what is forced on it, and for which families it may be answered, and why."""
+
+    endpoint: Endpoint
+    forced: Override | None
+    a: bool
+    aaaa: bool
+    reason: str
+
+
+class Resolved(NamedTuple):
+    """A service's view, the reasons behind it, and its memory from now on."""
+
+    view: ServiceView
+    members: tuple[Member, ...]
+    memory: Memory
+
+
+def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 0) -> Resolved:
+    """Resolve one service at `now_ms` (unix ms). KeyError when there is no such service."""
+    service = fleet.services[name]
+    members = _members(fleet, service, now_ms)
+    live = tuple(
+        EndpointView(
+            m.endpoint.id, m.endpoint.site,
+            m.endpoint.a.packed if m.a and m.endpoint.a else None,
+            m.endpoint.aaaa.packed if m.aaaa and m.endpoint.aaaa else None,
+            m.endpoint.tier, m.endpoint.weight, PERFECT, load_points(m.endpoint.load))
+        for m in members if m.a or m.aaaa)
+    owned = owned_types(fleet, service)
+    after: dict[int, Remembered] = {}
+    for type_ in sorted(owned):
+        kept = _remember(fleet, name, members, type_, memory.get(type_), now_ms)
+        if kept is not None:
+            after[type_] = kept
+    last = {type_: _last_good(after.get(type_), now_ms) for type_ in TYPES.values()}
+    fallback = {
+        types.A: tuple(address.packed for address in service.fallback.a),
+        types.AAAA: tuple(address.packed for address in service.fallback.aaaa)}
+    in_doubt = any(last[t] and not fallback[t] for t in owned)
+    view = ServiceView(
+        names.to_wire(name), _policy(service.policy), service.ttl_floor if in_doubt else service.ttl, owned, live,
+        fallback[types.A], fallback[types.AAAA], last[types.A], last[types.AAAA], map_id)
+    return Resolved(view, members, after)
+
+
+def forced(fleet: Fleet, key: str, site: str, now_ms: int) -> Override | None:
+    """The override that decides over an endpoint (`service/id`) at a site: the nearest that has not ended."""
+    for target in (f"endpoint:{key}", f"site:{site}", f"service:{key.rpartition('/')[0]}"):
+        override = fleet.overrides.get(target)
+        if override is not None and active(override, now_ms):
+            return override
+    return None
+
+
+def active(override: Override, now_ms: int) -> bool:
+    """Whether an override holds; it ends by itself, also while no registry can say so."""
+    return not override.until_ms or now_ms < override.until_ms
+
+
+def owned_types(fleet: Fleet, service: Service) -> frozenset[int]:
+    """Declared types, else those it ever had addresses of: the registry remembers them for an empty service too."""
+    if service.types is not None:
+        return frozenset(TYPES[text] for text in service.types)
+    found = {TYPES[text] for text in fleet.owned.get(service.name, ())}
+    endpoints = fleet.members.get(service.name, {}).values()
+    if service.fallback.a or any(e.a for e in endpoints):
+        found.add(types.A)
+    if service.fallback.aaaa or any(e.aaaa for e in endpoints):
+        found.add(types.AAAA)
+    return frozenset(found)
+
+
+def load_points(level: int) -> int:
+    """A load level (0..7, eighths in use) as points: 1000 idle, 125 at the highest level."""
+    return PERFECT - 125 * level
+
+
+def changed_by_time(fleet: Fleet, memories: Mapping[str, Memory], since_ms: int, now_ms: int) -> set[str]:
+    """Services whose view time alone has changed since: an override ended, a last good answer got too old."""
+    found: set[str] = set()
+    for override in fleet.overrides.values():
+        if since_ms < override.until_ms <= now_ms:
+            found |= fleet.reached_by(override)
+    for name, memory in memories.items():
+        for kept in memory.values():
+            if kept.left_ms and since_ms < kept.left_ms + LAST_GOOD_MS <= now_ms:
+                found.add(name)
+    return found
+
+
+def _members(fleet: Fleet, service: Service, now_ms: int) -> tuple[Member, ...]:
+    """Every endpoint in the order of ids, with what may be answered of it."""
+    endpoints = [fleet.members.get(service.name, {})[key] for key in sorted(fleet.members.get(service.name, {}))]
+    states = [(e, forced(fleet, e.key, e.site, now_ms)) for e in endpoints]
+    up = [e for e, override in states if override is None or override.state == "up"]
+    # What a drained endpoint has to leave to others, per family.
+    others_a = bool(service.fallback.a) or any(e.a for e in up)
+    others_aaaa = bool(service.fallback.aaaa) or any(e.aaaa for e in up)
+    found = []
+    for endpoint, override in states:
+        a, aaaa, reason = endpoint.a is not None, endpoint.aaaa is not None, "live"
+        if override is not None:
+            reason = f"{override.target} forced {override.state}: {override.reason}"
+            if override.state == "down":
+                a = aaaa = False
+            elif override.state == "drain":
+                a, aaaa = a and not others_a, aaaa and not others_aaaa
+        found.append(Member(endpoint, override, a, aaaa, reason))
+    return tuple(found)
+
+
+def _remember(
+    fleet: Fleet, name: str, members: tuple[Member, ...], type_: int, before: Remembered | None, now_ms: int,
+) -> Remembered | None:
+    """The memory of one type from now on: what is live, else what was, without what has been revoked."""
+    goods = tuple(_good(m.endpoint, type_) for m in members if (m.a if type_ == types.A else m.aaaa))
+    if goods:
+        return Remembered(goods, 0)
+    if before is None:
+        return None
+    left_ms = before.left_ms or now_ms
+    kept = tuple(good for good in before.goods if not _revoked(fleet, name, good, type_, now_ms))
+    if not kept or left_ms + LAST_GOOD_MS <= now_ms:
+        return None
+    return Remembered(kept, left_ms)
+
+
+def _revoked(fleet: Fleet, name: str, good: Good, type_: int, now_ms: int) -> bool:
+    """Whether its operator or holder took this address away, or an operator forces it down; what only ended was not."""
+    endpoint = fleet.endpoint(good.key)
+    if endpoint is None:
+        grave = fleet.ended.get(name, {}).get(good.key)
+        # Without a grave this process was not there when the endpoint went: then its lease tells.
+        if grave.revoked if grave is not None else good.lease is None:
+            return True
+        override = forced(fleet, good.key, good.site, now_ms)
+    else:
+        address = endpoint.a if type_ == types.A else endpoint.aaaa
+        if address is None or address.packed != good.address:
+            return True
+        override = forced(fleet, endpoint.key, endpoint.site, now_ms)
+    return override is not None and override.state == "down"
+
+
+def _good(endpoint: Endpoint, type_: int) -> Good:
+    address = endpoint.a if type_ == types.A else endpoint.aaaa
+    return Good(endpoint.key, endpoint.site, endpoint.lease, address.packed if address is not None else b"")
+
+
+def _last_good(kept: Remembered | None, now_ms: int) -> tuple[bytes, ...]:
+    """The remembered addresses, each once, while they stand in for live ones."""
+    if kept is None or not kept.left_ms or kept.left_ms + LAST_GOOD_MS <= now_ms:
+        return ()
+    return tuple(dict.fromkeys(good.address for good in kept.goods))[:8]
+
+
+@lru_cache(maxsize=1024)
+def _policy(spec: PolicySpec) -> Policy:
+    return policy.resolve(spec.preset, spec.model_dump())
