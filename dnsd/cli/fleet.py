@@ -55,10 +55,10 @@ def crud(kind: str, what: str) -> typer.Typer:
 
     def put(session: Session, key: Key, body: Body, etag: Etag = "", new: New = False) -> None:
         """Create it, or replace it whole."""
-        admin, path = session.admin(), f"/v1/{kind}/{segment(key)}"
+        value, admin, path = read_object(body), session.admin(), f"/v1/{kind}/{segment(key)}"
         if not new and not etag:
             etag = _etag(admin, path)
-        _print_one(session, admin.call("PUT", path, body=read_object(body), etag=etag, create_only=new or not etag))
+        _print_one(session, admin.call("PUT", path, body=value, etag=etag, create_only=not etag))
 
     def delete(session: Session, key: Key, etag: Etag = "") -> None:
         """Remove it."""

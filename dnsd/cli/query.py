@@ -88,7 +88,8 @@ def _request(name: str, kind: str, subnet: str, *, nsid: bool) -> dnslib.DNSReco
     try:
         options = [dnslib.EDNSOption(_ECS, parse_subnet(subnet))] if subnet else []
         question = dnslib.DNSQuestion(dnslib.DNSLabel(name.rstrip(".") or "."), number)
-    except (ValueError, UnicodeError, dnslib.DNSError) as error:
+        question.pack(dnslib.DNSBuffer())  # finds labels and names that are too long
+    except (ValueError, UnicodeError, dnslib.DNSError, dnslib.label.DNSLabelError) as error:
         raise Failure(Exit.USAGE, f"cannot ask that: {error}") from error
     if nsid:
         options.append(dnslib.EDNSOption(_NSID, b""))

@@ -1,0 +1,84 @@
+"""What all tests share: markers, the rule that nothing skips in CI, deterministic properties, free ports, a real node.
+
+Lives here: fixtures and hooks. Does not live here: starting a daemon and asking it (`tests.node`), any test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.node import Node, free_port, write_config
+
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+E2E = Path(__file__).parent / "e2e"
+
+# The same examples every time, and no verdict over how busy the machine is.
+settings.register_profile("dnsd", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dnsd")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if E2E in item.path.parents:
+            item.add_marker("e2e")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(180))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    for marker in item.iter_markers("needs"):
+        missing = [program for program in marker.args if shutil.which(program, path=search) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome, report.longrepr = "failed", f"{item.nodeid} skips in CI: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    report = yield
+    if IN_CI and report.skipped:
+        report.outcome, report.longrepr = "failed", f"{collector.nodeid} skips in CI: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def port() -> int:
+    """A port of 127.0.0.1 that is free for UDP and TCP."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def atlas_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all nodes of the session share as their atlas: it is built from the bundled data once."""
+    return tmp_path_factory.mktemp("atlas")
+
+
+@pytest.fixture
+def node(tmp_path: Path, atlas_home: Path) -> Iterator[Callable[..., Node]]:
+    """Starts real nodes: `node(workers=2, zones={...}, fleet="data/demo/fleet.toml")`; all are gone after the test."""
+    started: list[Node] = []
+
+    def start(**options: object) -> Node:
+        home = tmp_path / f"node{len(started)}"
+        one = Node(write_config(home, atlas_home, **options))
+        started.append(one)
+        one.start()
+        return one
+
+    yield start
+    for one in started:
+        one.stop()
