@@ -1,0 +1,216 @@
+"""A map's table from the atlas and the map's sites: each client prefix to its row.
+
+`derive(atlas_dir, sites, out) -> MapReport`, or as a niced child of its own:
+`python -m dnsd.atlas.derive '{"atlas": dir, "sites": [site, ...], "out": path}'` prints one line, the report as JSON,
+or `{"error": text, "faults": [[place, message], ...]}` with exit code 1; the file at `out` is whole or as it was.
+A site is an object with `id`, `latitude`, `longitude` and, where it has them, `country`, `region`, `provider`,
+`carriers`, `asns`; other keys are not looked at, so a stored site may be given as it is. Their order is the columns'.
+
+Lives here: extra milliseconds by distance, levels, match bits, equal rows made one. Does not live here: the formula's
+constants (`steer.distance`), levels (`steer.row`), the file (`atlas.tablefile`).
+
+Work is done for each distinct place and each distinct network kind (AS, carrier, provider as far as the sites ask),
+never for each run: what millions of runs get is one look-up in an array. Row 0 is the unknown client's and no other's,
+also where a known client has nothing but zeros, for a policy may treat the unknown apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnsd.atlas import flatten, store, tablefile
+from dnsd.atlas.prefixes import U8, U32
+from dnsd.image import layout
+from dnsd.model import Fault, Match
+from dnsd.steer import distance
+from dnsd.steer.row import LEVEL_MS, ROW_UNKNOWN
+
+MAX_SITES: Final = layout.NO_COLUMN - 1
+NICE: Final = 10
+
+
+class SiteSpec(NamedTuple):
+    """What a map asks of a site: place in degrees, ISO country, continent code, provider, carriers, AS numbers."""
+
+    id: str
+    latitude: float
+    longitude: float
+    country: str = ""
+    region: str = ""
+    provider: str | None = None
+    carriers: tuple[str, ...] = ()
+    asns: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MapReport:
+    """What was written: columns, distinct rows, runs, scope blocks (largest aligned blocks), octets, seconds."""
+
+    out: str
+    atlas: str
+    sites: tuple[str, ...]
+    rows: int
+    runs4: int
+    runs6: int
+    blocks4: int
+    blocks6: int
+    size: int
+    seconds: float
+
+
+class SiteError(ValueError):
+    """Sites that cannot be columns; `faults` names all of them."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__("; ".join(f"{fault.place}: {fault.message}" for fault in faults))
+        self.faults = tuple(faults)
+
+
+def derive(atlas_dir: Path, sites: Sequence[SiteSpec], out: Path) -> MapReport:
+    """Derives and writes a map table; AtlasError, SiteError or OSError leave `out` as it was."""
+    began = time.monotonic()
+    if len(sites) > MAX_SITES:
+        raise SiteError([Fault("/sites", f"{len(sites)} sites, a map holds {MAX_SITES}")])
+    atlas = store.open_atlas(atlas_dir)
+    table = make(atlas, sites)
+    size = tablefile.write(out, table, atlas=atlas.digest, made_ms=int(time.time() * 1000))
+    blocks4, blocks6 = table.blocks()
+    return MapReport(
+        str(out), f"{atlas.digest:016x}", tuple(site.id for site in sites), len(table.rows), len(table.starts4),
+        len(table.starts6), blocks4, blocks6, size, round(time.monotonic() - began, 3))
+
+
+def make(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tablefile.Table:
+    """The table in memory."""
+    rows, row_of = _rows(atlas, sites)
+    arrays = atlas.arrays
+    four = flatten.merge(arrays["starts4"], row_of[arrays["origins4"]])
+    six = flatten.merge(arrays["starts6"], row_of[arrays["origins6"]])
+    return tablefile.Table(
+        rows, four.starts.astype(np.uint32), four.values, six.starts, six.values,
+        arrays["fine4"], row_of[arrays["fine_origins4"]], arrays["fine6"], row_of[arrays["fine_origins6"]])
+
+
+def _rows(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, U32]:
+    """Distinct rows (levels, then match bits) and the row of each origin."""
+    place_kinds, kind_of_place = _distinct(np.hstack((_levels(atlas, sites), _place_bits(atlas, sites), _known(atlas))))
+    net_kinds, kind_of_origin = _networks(atlas, sites)
+    pairs = kind_of_place[atlas.arrays["place"]] * len(net_kinds) + kind_of_origin
+    pairs, row_of = np.unique(pairs, return_inverse=True)
+    place, net = place_kinds[pairs // len(net_kinds)], net_kinds[pairs % len(net_kinds)]
+    count = len(sites)
+    match = place[:, count : 2 * count] | net
+    unknown = (place[:, 2 * count] == 0) & ~match.any(axis=1)
+    rows = np.vstack((np.zeros((1, 2 * count), np.uint8), np.hstack((place[:, :count], match))[~unknown]))
+    number = np.cumsum(~unknown)
+    number[unknown] = ROW_UNKNOWN
+    return rows, number[row_of].astype(np.uint32)
+
+
+def _levels(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> U8:
+    """(places, sites) levels of extra milliseconds over the place's best site; 0 where the position is unknown."""
+    if not sites:
+        return np.zeros((len(atlas.arrays["latitude"]), 0), np.uint8)
+    here, there = np.radians(atlas.arrays["latitude"])[:, None], np.radians([site.latitude for site in sites])
+    turn = np.radians([site.longitude for site in sites]) - np.radians(atlas.arrays["longitude"])[:, None]
+    half = np.sin((there - here) / 2) ** 2 + np.cos(here) * np.cos(there) * np.sin(turn / 2) ** 2
+    km = 2 * distance.EARTH_KM * np.arcsin(np.sqrt(np.minimum(1.0, half)))
+    ms = distance.BASE_MS + distance.MS_PER_KM * km
+    extra = np.nan_to_num(ms - ms.min(axis=1, keepdims=True))
+    levels: U8 = (np.searchsorted(LEVEL_MS, extra, "right") - 1).astype(np.uint8)
+    return levels
+
+
+def _place_bits(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> U8:
+    """(places, sites) COUNTRY and REGION bits."""
+    bits = np.zeros((len(atlas.arrays["country"]), len(sites)), np.uint8)
+    for column, site in enumerate(sites):
+        if site.country:
+            bits[atlas.arrays["country"] == site.country.upper().encode(), column] |= np.uint8(Match.COUNTRY)
+        if site.region:
+            bits[atlas.arrays["region"] == site.region.lower().encode(), column] |= np.uint8(Match.REGION)
+    return bits
+
+
+def _known(atlas: store.Atlas) -> U8:
+    """(places, 1): 0 for the place that is nowhere."""
+    known = np.ones((len(atlas.arrays["country"]), 1), np.uint8)
+    known[0] = 0
+    return known
+
+
+def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, NDArray[np.int64]]:
+    """Distinct (sites) vectors of PROVIDER, CARRIER and ASN bits, and which of them each origin has."""
+    arrays, number = atlas.arrays, {text: i for i, text in enumerate(atlas.texts) if text}
+    asns = np.unique(np.array([0] + [asn for site in sites for asn in site.asns], np.uint32))
+    at = np.minimum(np.searchsorted(asns, arrays["asn"]), len(asns) - 1)
+    at[asns[at] != arrays["asn"]] = 0
+    texts = len(atlas.texts)
+    keys = (at.astype(np.int64) * texts + arrays["carrier"]) * texts + arrays["provider"]
+    keys, key_of = np.unique(keys, return_inverse=True)
+    asn, carrier, provider = asns[keys // texts // texts], keys // texts % texts, keys % texts
+    bits = np.zeros((len(keys), len(sites)), np.uint8)
+    for column, site in enumerate(sites):
+        carriers = [number[name] for name in site.carriers if name in number]
+        bits[np.isin(asn, [asn for asn in site.asns if asn]), column] |= np.uint8(Match.ASN)
+        bits[np.isin(carrier, carriers), column] |= np.uint8(Match.CARRIER)
+        if site.provider in number:
+            bits[provider == number[site.provider], column] |= np.uint8(Match.PROVIDER)
+    kinds, kind_of = _distinct(bits)
+    return kinds, kind_of[key_of]
+
+
+def _distinct(vectors: U8) -> tuple[U8, NDArray[np.int64]]:
+    """Distinct rows of a matrix and the number of each row's."""
+    if not vectors.shape[1]:
+        return vectors[:1], np.zeros(len(vectors), np.int64)
+    found, inverse = np.unique(vectors, axis=0, return_inverse=True)
+    return found, inverse.reshape(-1)
+
+
+def site_specs(items: Sequence[Mapping[str, Any]]) -> list[SiteSpec]:
+    """Sites from JSON objects; SiteError names every one that lacks something."""
+    sites, faults = [], []
+    for i, item in enumerate(items):
+        try:
+            sites.append(SiteSpec(
+                str(item["id"]), float(item["latitude"]), float(item["longitude"]), str(item.get("country") or ""),
+                str(item.get("region") or ""), item.get("provider"), tuple(item.get("carriers") or ()),
+                tuple(int(asn) for asn in item.get("asns") or ())))
+        except KeyError as missing:
+            faults.append(Fault(f"/sites/{i}", f"{missing.args[0]} is missing"))
+        except (TypeError, ValueError, AttributeError) as problem:
+            faults.append(Fault(f"/sites/{i}", str(problem)))
+    if faults:
+        raise SiteError(faults)
+    return sites
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The niced child: one JSON argument in, one JSON line out."""
+    os.nice(NICE)
+    try:
+        task = json.loads(arguments[0])
+        report = derive(Path(task["atlas"]), site_specs(task["sites"]), Path(task["out"]))
+    except SiteError as problem:
+        print(json.dumps({"error": str(problem), "faults": problem.faults}))
+        return 1
+    except (store.AtlasError, OSError, LookupError, TypeError, ValueError) as problem:
+        print(json.dumps({"error": f"{type(problem).__name__}: {problem}", "faults": []}))
+        return 1
+    print(json.dumps(asdict(report)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
