@@ -176,7 +176,7 @@ class LeaseRequest(Model):
 
 
 class Lease(Model):
-    """A granted lease. `deadline` is in lease time: milliseconds that pass only while leases can be renewed (DESIGN §6)."""
+    """A granted lease. `deadline` is in lease time: milliseconds that pass only while leases can be renewed."""
 
     id: str
     holder: Id
@@ -236,3 +236,22 @@ class Token(Model):
     addresses: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     expires_ms: int | None = None
     note: str = Field(default="", max_length=200)
+
+
+MODELS: dict[Kind, type[Model]] = {
+    Kind.SITE: Site, Kind.SERVICE: Service, Kind.ENDPOINT: Endpoint, Kind.LEASE: Lease, Kind.OVERRIDE: Override,
+    Kind.TOKEN: Token,
+}
+"""The model each kind is written and read back with."""
+
+
+def key_of(value: Model) -> str:
+    """The key a value is stored under, unique within its kind."""
+    match value:
+        case Service(name=name):
+            return name
+        case Endpoint(key=key) | Override(key=key):
+            return key
+        case Site(id=key) | Lease(id=key) | Token(id=key):
+            return key
+    raise TypeError(f"{type(value).__name__} is not stored")
