@@ -16,6 +16,7 @@ from dnsd.image import layout
 from dnsd.image.reading import Image
 from dnsd.image.record import V6_BLOCK, Plan
 from dnsd.model import Ladder
+from dnsd.steer import draw
 from dnsd.steer.row import ROW_UNKNOWN
 
 Choice = tuple[int, bytes, int, bytes]
@@ -31,20 +32,49 @@ Standpoint = tuple[int, int, int, bool]
 
 def choose(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, now: int,
            count: MutableSequence[int]) -> Choice:
-    """The addresses of one type for this client, by the first rung that has any."""
+    """The addresses of one type for this client. Plain records, nearly all, take the short way."""
+    table = image.maps.get(plan.map_id)
+    if not plan.plain or table is None:
+        return _declared(image, plan, v6, client, ecs, now, count)
+    if ecs is None or not ecs[2]:
+        row, scope = table.find_resolver(client), 0
+    elif ecs[0]:
+        row, scope = table.find6(ecs[1], ecs[2])
+    else:
+        row, scope = table.find4(ecs[1])
+    if not row:
+        count[metrics.NO_PLACE] += 1
+    group = plan.top(v6, row, table)
+    chosen = group[0]
+    if len(group) > 1:
+        chosen = draw.first(plan.seed(_block(client, ecs), now), group, plan.keys, plan.weights)
+    return 1, (plan.rrs_aaaa if v6 else plan.rrs_a)[chosen], scope, b""
+
+
+def _block(client: bytes, ecs: Ecs | None) -> int:
+    """The block a draw is keyed by: the client's /24 or /56, or what the client subnet tells of it."""
+    if ecs is not None and ecs[2]:
+        return ecs[1] >> 72 | V6_BLOCK if ecs[0] else ecs[1]
+    if len(client) == 4:
+        return int.from_bytes(client[:3], "big")
+    return int.from_bytes(client[:7], "big") | V6_BLOCK
+
+
+def _declared(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, now: int,
+              count: MutableSequence[int]) -> Choice:
+    """The long way: rungs below live, fallbacks the policy declares, fences, several addresses, sticky draws."""
     if (plan.ladder_aaaa if v6 else plan.ladder_a) != Ladder.LIVE:
         return _below(plan, v6, count)
     row, scope, block, from_ecs = standpoint(image, plan, client, ecs)
-    if plan.flags & _DECLARED:
-        if plan.flags & layout.R_PANIC:
-            count[metrics.PANIC] += 1
-        if ((plan.flags & layout.R_NO_ECS_FALLBACK and not from_ecs)
-                or (plan.flags & layout.R_UNKNOWN_FALLBACK and row == ROW_UNKNOWN and plan.uses_client)):
-            number, rrs = plan.rung(v6)
-            if number:
-                count[metrics.DECLARED_FALLBACK] += 1
-                return number, rrs, scope, b""
-    groups = plan.order(v6, row, image.maps.get(plan.map_id) if plan.uses_client else None)
+    if plan.flags & layout.R_PANIC:
+        count[metrics.PANIC] += 1
+    if ((plan.flags & layout.R_NO_ECS_FALLBACK and not from_ecs)
+            or (plan.flags & layout.R_UNKNOWN_FALLBACK and plan.uses_client and row == ROW_UNKNOWN)):
+        number, rrs = plan.rung(v6)
+        if number:
+            count[metrics.DECLARED_FALLBACK] += 1
+            return number, rrs, scope, b""
+    groups = plan.groups(v6, row, image.maps.get(plan.map_id) if plan.uses_client else None)
     if not groups:
         count[metrics.DECLARED_FALLBACK] += 1
         number, rrs = plan.rung(v6)
@@ -55,39 +85,24 @@ def choose(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, n
     return number, rrs, scope, b""
 
 
-_DECLARED: Final = layout.R_NO_ECS_FALLBACK | layout.R_UNKNOWN_FALLBACK | layout.R_PANIC
-
-
 def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Standpoint:
-    """The client subnet decides where there is one; source length 0 asks not to be placed by it, so the resolver is
-    (RFC 7871 §7.1.2), with scope 0 as it is when the client does not matter."""
+    """The client subnet decides where there is one. Source length 0 asks not to be placed by it, so the resolver is
+    (RFC 7871 §7.1.2), with scope 0, as it is when the client does not matter."""
     table = image.maps.get(plan.map_id) if plan.uses_client else None
-    if ecs is None or not ecs[2]:
-        block = _resolver_block(client)
-        row = table.find_resolver(client) if table is not None else ROW_UNKNOWN
-        return row, 0, _split(plan, block) if plan.split4 else block, False
-    v6, key, source, _, _ = ecs
-    if v6:
-        block = key >> 72 | V6_BLOCK
-        row, scope = table.find6(key, source) if table is not None else (ROW_UNKNOWN, 0)
-    else:
-        block = key
-        row, scope = table.find4(key) if table is not None else (ROW_UNKNOWN, 0)
-    if plan.split4:
-        # Sticky: clients of one split block share a draw, so no answer may be kept for more than that block.
-        return row, max(scope, plan.split6 if v6 else plan.split4), _split(plan, block), True
-    return row, scope, block, True
-
-
-def _resolver_block(client: bytes) -> int:
-    if len(client) == 4:
-        return int.from_bytes(client[:3], "big")
-    return int.from_bytes(client[:7], "big") | V6_BLOCK
-
-
-def _split(plan: Plan, block: int) -> int:
-    drop = layout.ECS_MAX6 - plan.split6 if block & V6_BLOCK else layout.ECS_MAX4 - plan.split4
-    return block >> drop << drop
+    from_ecs = ecs is not None and ecs[2] > 0
+    block = _block(client, ecs)
+    row, scope = ROW_UNKNOWN, 0
+    if table is not None:
+        if ecs is None or not from_ecs:
+            row = table.find_resolver(client)
+        else:
+            row, scope = table.find6(ecs[1], ecs[2]) if ecs[0] else table.find4(ecs[1])
+    if not plan.split4:
+        return row, scope, block, from_ecs
+    # Sticky: clients of one split block share a draw, so no answer may be kept for more than that block.
+    length, known = (plan.split6, layout.ECS_MAX6) if block & V6_BLOCK else (plan.split4, layout.ECS_MAX4)
+    cut = (block & ~V6_BLOCK) >> (known - length) << (known - length) | block & V6_BLOCK
+    return row, max(scope, length) if from_ecs else 0, cut, from_ecs
 
 
 def _below(plan: Plan, v6: bool, count: MutableSequence[int]) -> Choice:

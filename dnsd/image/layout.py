@@ -120,6 +120,7 @@ R_OWNS_HTTPS: Final = 8
 R_NO_ECS_FALLBACK: Final = 16
 R_UNKNOWN_FALLBACK: Final = 32
 R_PANIC: Final = 64
+R_DECLARED: Final = R_NO_ECS_FALLBACK | R_UNKNOWN_FALLBACK | R_PANIC
 
 ENDPOINT: Final = Flat(
     "u64 key", "u32 standing", "u16 weight", "u8 column", "u8 tier", "u8 flags", "u8 health", "u16 load", "4s a",

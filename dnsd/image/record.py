@@ -10,82 +10,115 @@ outlives the record it was made from, so nothing has to be invalidated.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Final
 
 from dnsd.image import layout
 from dnsd.image.table import MapTable
+from dnsd.model import Ladder
 from dnsd.steer import draw, rank
 
-MEMO: Final = 4096
-"""Orders remembered per record and type; a full memo is emptied, which costs a ranking each (some µs)."""
+MEMO: Final = 32768
+"""Top groups remembered per record and type; a full memo is emptied, which costs a ranking each (some µs)."""
 
 V6_BLOCK: Final = 1 << 62
 """Set in the draw's block of IPv6 clients, so that 10.0.0.0/24 and an IPv6 block do not share draws."""
 
-FENCED_OUT: Final[tuple[tuple[int, ...], ...]] = ()
-"""The order of a row whose fence leaves nobody while the record has a fallback: the fallback answers."""
-
 
 class Plan:
-    """A record, unfolded. Attributes are the record's fields; see `layout.RECORD` and `layout.ENDPOINT`."""
+    """A record, unfolded. Attributes are the record's fields; see `layout.RECORD` and `layout.ENDPOINT`.
+
+    `plain` says that nothing stands between a client and the top group: both types live, no rung declared for clients
+    without a place, no fence, no split, one address to give. Then the short way through `choose` is enough.
+    """
 
     __slots__ = (
-        "_memo_a", "_memo_aaaa", "candidates", "fallback_a", "fallback_aaaa", "flags", "key", "keys", "ladder_a",
-        "ladder_aaaa", "map_id", "rrs_a", "rrs_aaaa", "rules", "split4", "split6", "take", "ttl", "uses_client",
-        "weights",
+        "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a", "first_aaaa", "flags", "key",
+        "keys", "ladder_a", "ladder_aaaa", "map_id", "plain", "rrs_a", "rrs_aaaa", "rules", "split4", "split6", "take", "tops_a",
+        "tops_aaaa", "ttl", "uses_client", "weights",
     )
 
     def __init__(self, data: bytes | memoryview) -> None:
         self.key: int
         self.split4: int
         self.split6: int
+        self.ttl: int
+        self.map_id: int
+        self.take: int
         (self.key, self.flags, self.ttl, self.map_id, band_ms, endpoints, fallback_a, fallback_aaaa, self.take, fence,
          self.split4, self.split6, self.ladder_a, self.ladder_aaaa, _) = layout.RECORD.unpack_from(data, 0)
-        at = layout.RECORD.size
-        proximity = memoryview(data)[at : at + 4 * layout.LEVELS].cast("I").tolist()
-        at += 4 * layout.LEVELS
-        match = memoryview(data)[at : at + 4 * layout.MATCHES].cast("I").tolist()
-        at += 4 * layout.MATCHES
-        self.rules = rank.Rules(proximity, match, band_ms, fence)
-        self.candidates: list[rank.Candidate] = []
-        for _ in range(endpoints):
-            key, standing, weight, column, tier, flags, _, _, a, aaaa, _ = layout.ENDPOINT.unpack_from(data, at)
-            self.candidates.append(rank.Candidate(
-                None if column == layout.NO_COLUMN else column, tier, standing, weight, key,
-                a if flags & layout.E_V4 else None, aaaa if flags & layout.E_V6 else None))
-            at += layout.ENDPOINT.size
+        points = struct.unpack_from(f"<{layout.LEVELS + layout.MATCHES}I", data, layout.RECORD.size)
+        self.rules = rank.Rules(points[: layout.LEVELS], points[layout.LEVELS :], band_ms, fence)
+        at = layout.RECORD.size + 4 * len(points)
+        self.candidates = [_candidate(data, at + i * layout.ENDPOINT.size) for i in range(endpoints)]
+        at += endpoints * layout.ENDPOINT.size
         self.fallback_a = [bytes(data[at + 4 * i : at + 4 * i + 4]) for i in range(fallback_a)]
         at += 4 * fallback_a
         self.fallback_aaaa = [bytes(data[at + 16 * i : at + 16 * i + 16]) for i in range(fallback_aaaa)]
         if at + 16 * fallback_aaaa != len(data):
             raise ValueError(f"record of {len(data)} octets, its counts need {at + 16 * fallback_aaaa}")
         self.uses_client = bool(self.flags & layout.R_USES_CLIENT)
+        self.plain = (self.uses_client and self.take == 1 and not self.split4 and not fence
+                      and not self.flags & layout.R_DECLARED and self.ladder_a == self.ladder_aaaa == Ladder.LIVE)
         self.keys = [c.key for c in self.candidates]
         self.weights = [c.weight for c in self.candidates]
         self.rrs_a = [_rr(1, self.ttl, c.a) if c.a else b"" for c in self.candidates]
         self.rrs_aaaa = [_rr(28, self.ttl, c.aaaa) if c.aaaa else b"" for c in self.candidates]
-        self._memo_a: dict[int, tuple[tuple[int, ...], ...]] = {}
-        self._memo_aaaa: dict[int, tuple[tuple[int, ...], ...]] = {}
+        self.first_a = _first_tier([(i, c) for i, c in enumerate(self.candidates) if c.a])
+        self.first_aaaa = _first_tier([(i, c) for i, c in enumerate(self.candidates) if c.aaaa])
+        self.tops_a: dict[int, tuple[int, ...]] = {}
+        self.tops_aaaa: dict[int, tuple[int, ...]] = {}
+        self._reach: list[int] = []
 
-    def order(self, v6: bool, row: int, table: MapTable | None) -> tuple[tuple[int, ...], ...]:
-        """Groups of equal endpoints for that row, best first; without a table the row is nobody's in particular."""
-        memo = self._memo_aaaa if v6 else self._memo_a
-        found = memo.get(row)
-        if found is None:
-            if len(memo) >= MEMO:
-                memo.clear()
-            found = memo[row] = self._rank(v6, row, table)
+    def top(self, v6: bool, row: int, table: MapTable) -> tuple[int, ...]:
+        """The best group for that row, as `groups` would have it first; for plain records, and remembered by row.
+
+        Written for speed: only the first tier, only its best level, only what the band holds is looked at.
+        """
+        tops = self.tops_aaaa if v6 else self.tops_a
+        found = tops.get(row)
+        if found is not None:
+            return found
+        first = self.first_aaaa if v6 else self.first_a
+        if first is None:
+            found = tuple(self.groups(v6, row, table)[0])
+        else:
+            columns, numbers, standings = first
+            data = table.row_bytes(row)
+            levels = [data[column] for column in columns]
+            reach = (self._reach or self._reaches(table.level_ms))[min(levels)]
+            best, group = -1, []
+            proximity, match, sites = self.rules.proximity, self.rules.match, table.sites
+            for level, column, number, standing in zip(levels, columns, numbers, standings, strict=True):
+                if level <= reach:
+                    score = proximity[level] + match[data[sites + column] & 7] + standing
+                    if score > best:
+                        best, group = score, [number]
+                    elif score == best:
+                        group.append(number)
+            found = tuple(group)
+        if len(tops) >= MEMO:
+            tops.clear()
+        tops[row] = found
         return found
 
-    def _rank(self, v6: bool, row: int, table: MapTable | None) -> tuple[tuple[int, ...], ...]:
+    def _reaches(self, level_ms: list[int]) -> list[int]:
+        band = self.rules.band_ms
+        self._reach = [bisect_right(level_ms, ms + band) - 1 for ms in level_ms]
+        return self._reach
+
+    def groups(self, v6: bool, row: int, table: MapTable | None) -> list[list[int]]:
+        """Groups of equal endpoints for that row, best first; none where the fence lets the fallback answer."""
         judged = self.judge(v6, row, table)
-        if judged is None:
-            return FENCED_OUT
-        return tuple(tuple(group) for group in rank.groups(judged))
+        return [] if judged is None else rank.groups(judged)
 
     def judge(self, v6: bool, row: int, table: MapTable | None) -> list[rank.Judged] | None:
-        """The judgement behind `order`; None where the fence leaves nobody and there is a fallback for the type."""
-        levels, bits, level_ms = table.row(row) if table else _nobody()
+        """The judgement behind `groups`; None where the fence leaves nobody and there is a fallback for the type.
+
+        Without a table (the client does not matter, or the map is not here yet) no row tells sites apart.
+        """
+        levels, bits, level_ms = table.row(row) if table else (_ZEROS, _ZEROS, [0])
         candidates = [(i, c) for i, c in enumerate(self.candidates) if (c.aaaa if v6 else c.a)]
         inside = rank.fenced(bits, self.rules.fence, candidates)
         if not inside:
@@ -94,20 +127,18 @@ class Plan:
             inside = candidates
         return rank.judge(levels, bits, level_ms, self.rules, inside)
 
-    def pick(self, v6: bool, groups: tuple[tuple[int, ...], ...], block: int, now: int) -> tuple[int, bytes]:
+    def pick(self, v6: bool, groups: Sequence[Sequence[int]], block: int, now: int) -> tuple[int, bytes]:
         """How many addresses a draw gives and their finished RRs, owners C0 0C. `block`: the client's, with family."""
         rrs = self.rrs_aaaa if v6 else self.rrs_a
-        group = groups[0]
-        if self.take == 1 and len(group) == 1:
-            return 1, rrs[group[0]]
-        window = 0 if self.split4 else now // self.ttl
-        if self.take == 1:
-            return 1, rrs[draw.first(draw.seed(self.key, block, window), group, self.keys, self.weights)]
-        chosen = self.drawn(groups, draw.seed(self.key, block, window))
+        chosen = self.drawn(groups, self.seed(block, now))
         return len(chosen), b"".join([rrs[i] for i in chosen])
 
-    def drawn(self, groups: tuple[tuple[int, ...], ...], seed: int) -> list[int]:
-        """The first `take` endpoints (indexes) of the whole order, each group in the order of this draw."""
+    def seed(self, block: int, now: int) -> int:
+        """The seed of a block's draw at that time; sticky services have one window for ever."""
+        return draw.seed(self.key, block, 0 if self.split4 else now // self.ttl)
+
+    def drawn(self, groups: Sequence[Sequence[int]], seed: int) -> list[int]:
+        """The first `take` endpoints (numbers) of the whole order, each group in the order of this draw."""
         chosen: list[int] = []
         for group in groups:
             chosen += draw.order(seed, group, self.keys, self.weights)
@@ -122,10 +153,27 @@ class Plan:
         return len(addresses), b"".join([_rr(type_, self.ttl, address) for address in addresses])
 
 
+_ZEROS: Final = bytes(layout.NO_COLUMN)
+
+_First = tuple[list[int], list[int], list[int]]
+"""Columns, numbers and standings of a tier's candidates."""
+
+
+def _first_tier(candidates: list[tuple[int, rank.Candidate]]) -> _First | None:
+    """The lowest tier, unless weights of 0 or sites without a column make it a case for `rank.judge`."""
+    if not candidates or any(c.column is None or not c.weight for _, c in candidates):
+        return None
+    lowest = min(c.tier for _, c in candidates)
+    tier = [(i, c) for i, c in candidates if c.tier == lowest]
+    return [c.column for _, c in tier if c.column is not None], [i for i, _ in tier], [c.standing for _, c in tier]
+
+
+def _candidate(data: bytes | memoryview, at: int) -> rank.Candidate:
+    key, standing, weight, column, tier, flags, _, _, a, aaaa, _ = layout.ENDPOINT.unpack_from(data, at)
+    return rank.Candidate(
+        None if column == layout.NO_COLUMN else column, tier, standing, weight, key,
+        a if flags & layout.E_V4 else None, aaaa if flags & layout.E_V6 else None)
+
+
 def _rr(type_: int, ttl: int, rdata: bytes) -> bytes:
     return struct.pack(">HHHIH", 0xC00C, type_, 1, ttl, len(rdata)) + rdata
-
-
-def _nobody() -> tuple[bytes, bytes, list[int]]:
-    """A row for a policy that never looks at one: every column level 0, no match."""
-    return bytes(256), bytes(256), [0]

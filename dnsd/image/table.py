@@ -94,23 +94,23 @@ class MapTable:
     def find_resolver(self, packed: bytes) -> int:
         """The row of a whole address (4 or 16 octets) that is no ECS: prefixes finer than a scope count too."""
         if len(packed) == 4:
-            if self.fine4:
-                row = _fine(self._fine4, self._fine_rows4, int.from_bytes(packed, "big"))
-                if row is not None:
-                    return row
-            return self.find4(int.from_bytes(packed[:3], "big"))[0]
+            row = _fine(self._fine4, self._fine_rows4, int.from_bytes(packed, "big")) if self.fine4 else None
+            return self.find4(int.from_bytes(packed[:3], "big"))[0] if row is None else row
         if self.fine6:
             row = _fine(self._fine6, self._fine_rows6, int.from_bytes(packed[:8], "big"))
             if row is not None:
                 return row
         return self.find6(int.from_bytes(packed, "big"))[0]
 
-    def row(self, row: int) -> tuple[memoryview, memoryview, list[int]]:
+    def row_bytes(self, row: int) -> bytes:
+        """A row's levels by column and, behind them, its match bits by column."""
+        at = (row if row < self.rows else ROW_UNKNOWN) * 2 * self.sites
+        return bytes(self._rows[at : at + 2 * self.sites])
+
+    def row(self, row: int) -> tuple[bytes, bytes, list[int]]:
         """A row's levels and match bits by column, and the milliseconds each level stands for."""
-        if row >= self.rows:
-            row = ROW_UNKNOWN
-        at = row * 2 * self.sites
-        return self._rows[at : at + self.sites], self._rows[at + self.sites : at + 2 * self.sites], self.level_ms
+        data = self.row_bytes(row)
+        return data[: self.sites], data[self.sites :], self.level_ms
 
 
 def embedded4(address: int, source: int) -> tuple[int, int] | None:
