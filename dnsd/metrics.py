@@ -3,8 +3,8 @@
 Lives here: slot numbers, their names, labels and help for the exposition, the layout of the `stats` file.
 Does not live here: counting (whoever does the thing counts it), HTTP, gauges of the control process.
 
-A count is `count[metrics.X] += 1` on a worker's own memoryview: no lock, no label look-up, no call. One process writes a
-region, any process may read it. Transports count messages and bytes, once a batch; `answer.respond` counts what an
+A count is `count[metrics.X] += 1` on a worker's own memoryview: no lock, no label look-up, no call. One process writes
+a region, any process may read it. Transports count messages and bytes, once a batch; `answer.respond` counts what an
 answer was. Counters go on over a worker's restart, because the supervisor makes the file and a worker only adds.
 
     stats file   region x workers
@@ -68,7 +68,8 @@ LOOP_STALLS: Final = _one("dnsd_loop_stalls_total", "Times a worker's event loop
 TCP_ACCEPTED: Final = _one("dnsd_tcp_connections_total", "TCP connections accepted")
 TCP_OPEN: Final = _one("dnsd_tcp_connections_open", "TCP connections open now")
 TCP_CLOSE_REASONS: Final = (
-    "client", "error", "idle", "first_octet", "stalled", "lifetime", "queries", "limit", "prefix_limit", "malformed", "drain",
+    "client", "error", "idle", "first_query", "stalled", "lifetime", "queries", "limit", "prefix_limit", "malformed",
+    "drain",
 )
 _TCP_CLOSED: Final = _many("dnsd_tcp_closed_total", "TCP connections closed, by reason", "reason", TCP_CLOSE_REASONS)
 TCP_CLOSED: Final = {reason: _TCP_CLOSED + i for i, reason in enumerate(TCP_CLOSE_REASONS)}
@@ -76,8 +77,8 @@ TCP_CLOSED: Final = {reason: _TCP_CLOSED + i for i, reason in enumerate(TCP_CLOS
 # --- answers: counted by answer.respond -------------------------------------------------------------------------------
 
 RCODES: Final = (
-    "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET", "NOTAUTH", "NOTZONE",
-    "DSOTYPENI", "RCODE12", "RCODE13", "RCODE14", "RCODE15", "BADVERS",
+    "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET", "NOTAUTH",
+    "NOTZONE", "DSOTYPENI", "RCODE12", "RCODE13", "RCODE14", "RCODE15", "BADVERS",
 )
 RCODE: Final = _many("dnsd_answers_total", "Answers by response code", "rcode", RCODES)  # + the rcode, 0..16
 
@@ -112,7 +113,7 @@ LADDER_FALLBACK: Final = _one("dnsd_ladder_total", "Service answers from below t
 LADDER_LAST_GOOD: Final = _one("dnsd_ladder_total", "Service answers from below the live rung", rung="last_good")
 LADDER_EMPTY: Final = _one("dnsd_ladder_total", "Service answers from below the live rung", rung="empty")
 DECLARED_FALLBACK: Final = _one(
-    "dnsd_declared_fallback_total", "Service answers that the policy gives from the fallback: no subnet, or an unknown client")
+    "dnsd_declared_fallback_total", "Service answers the policy gives from the fallback: no subnet, or client unknown")
 PANIC: Final = _one("dnsd_panic_total", "Service answers given while health is ignored")
 
 # --- the image: counted by serve/worker -------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ GAUGES: Final = frozenset({"dnsd_tcp_connections_open"})
 HEAD_FIELDS: Final = ("pid", "epoch", "version", "node_seq", "started_ms", "starts", "beat_ms", "reserved")
 HEAD: Final = struct.Struct("<8Q")
 # pid, started_ms: of the present process; epoch, version, node_seq: the stamp it serves; starts: how often the slot was
-# started; beat_ms: wall clock of its loop's last turn of the second (a stuck worker stops beating)
+# started; beat_ms: CLOCK_MONOTONIC of its loop's last tick (a stuck worker stops beating)
 PID, EPOCH, VERSION, NODE_SEQ, STARTED_MS, STARTS, BEAT_MS = range(7)
 REGION: Final = (HEAD.size + 8 * SLOTS + 63) & ~63
 
@@ -166,7 +167,7 @@ def totals(stats: memoryview) -> list[int]:
 
 
 def exposition(stats: memoryview) -> Iterator[str]:
-    """The counters of all workers in the Prometheus text format, a line at a time; the label `worker` tells them apart."""
+    """The counters of all workers in the Prometheus text format, line by line; the label `worker` tells them apart."""
     regions = [counters(stats, worker) for worker in range(workers(stats))]
     done: set[str] = set()
     for slot in sorted(TABLE, key=lambda s: s.metric):

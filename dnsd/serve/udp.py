@@ -1,0 +1,94 @@
+"""The UDP door: a readable socket is drained batch by batch through `answer.respond`.
+
+Lives here: the loop, what happens when the answering code raises. Does not live here: system calls (`serve.mmsg`),
+which image is served (`Serving`, kept by `serve.worker`), anything about DNS but the last-resort SERVFAIL.
+
+The clock and the image are read once a batch: that is what makes one response one image state, and it costs nothing
+per query. After a bounded number of batches the event loop gets its turn, so TCP and deltas never starve.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import MutableSequence
+from typing import Final, cast
+
+from dnsd import metrics
+from dnsd.answer import Context, respond
+from dnsd.image.reading import Image
+from dnsd.serve import mmsg
+
+ROUNDS: Final = 8  # batches in one turn of the event loop, about 2 ms of work
+_REPORT_SECONDS: Final = 60
+
+
+class Serving:
+    """What a worker serves now: an image, which the worker replaces, and the contexts all its doors answer in."""
+
+    __slots__ = ("_reported", "count", "image", "tcp", "udp")
+
+    def __init__(self, image: Image, count: memoryview, node: str) -> None:
+        self.image = image
+        self.count = count
+        slots = cast("MutableSequence[int]", count)  # all of it that is used: [i] and [i] = n
+        self.udp = Context(slots, node=node)
+        self.tcp = Context(slots, tcp=True, node=node)
+        self._reported = -float(_REPORT_SECONDS)
+
+    def answer(self, packet: bytes, client: bytes, now: int, context: Context) -> bytes | None:
+        """`respond`, but an exception, which is a bug, costs this client a SERVFAIL and nobody else anything."""
+        try:
+            return respond(packet, client, self.image, now, context)
+        except Exception:
+            self.count[metrics.INTERNAL_ERRORS] += 1
+            if time.monotonic() - self._reported >= _REPORT_SECONDS:
+                self._reported = time.monotonic()
+                trace = traceback.format_exc().strip().replace("\n", " | ")
+                print(f"dnsd worker: a query raised (answered SERVFAIL), query {packet[:512].hex()}: {trace}",
+                      file=sys.stderr, flush=True)
+            return servfail(packet)
+
+
+class Listener:
+    """One UDP socket's loop; give `readable` to the event loop's `add_reader`."""
+
+    def __init__(self, channel: mmsg.Channel, serving: Serving) -> None:
+        self._channel = channel
+        self._serving = serving
+
+    def readable(self) -> None:
+        """Answer what has arrived, at most `ROUNDS` batches of it."""
+        channel, serving = self._channel, self._serving
+        context = serving.udp
+        for _ in range(ROUNDS):
+            number = channel.receive()
+            if number <= 0:
+                return
+            image, now = serving.image, int(time.time())
+            try:
+                replies = [
+                    respond(slot[:size], client, image, now, context) for slot, size, (client,) in channel.batch()]
+            except Exception:
+                replies = self._one_by_one(now)
+            channel.send(replies)
+            if number < mmsg.BATCH:
+                return
+
+    def _one_by_one(self, now: int) -> list[bytes | None]:
+        """The batch again, each query on its own, after one of it raised."""
+        serving, batch = self._serving, self._channel.batch()
+        return [serving.answer(slot[:size], client, now, serving.udp) for slot, size, (client,) in batch]
+
+
+def servfail(packet: bytes) -> bytes | None:
+    """The least SERVFAIL there is: id, opcode and RD kept, the question copied when it is one whole plain name."""
+    if len(packet) < 12 or packet[2] & 0x80:
+        return None
+    end = 12
+    while end < len(packet) and 0 < packet[end] < 64:
+        end += packet[end] + 1
+    whole = packet[4:6] == b"\0\1" and end + 5 <= len(packet) and packet[end] == 0 and end < 12 + 255
+    question = packet[12 : end + 5] if whole else b""
+    return packet[:2] + bytes((0x80 | packet[2] & 0x79, 2, 0, bool(question))) + bytes(6) + question
