@@ -34,9 +34,9 @@ class Plan:
     """
 
     __slots__ = (
-        "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a", "first_aaaa", "flags", "key",
-        "keys", "ladder_a", "ladder_aaaa", "map_id", "plain", "rrs_a", "rrs_aaaa", "rules", "split4", "split6", "take", "tops_a",
-        "tops_aaaa", "ttl", "uses_client", "weights",
+        "_groups_a", "_groups_aaaa", "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a", "first_aaaa",
+        "flags", "key", "keys", "ladder_a", "ladder_aaaa", "map_id", "plain", "rrs_a", "rrs_aaaa", "rules", "split4",
+        "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client", "weights",
     )
 
     def __init__(self, data: bytes | memoryview) -> None:
@@ -69,6 +69,8 @@ class Plan:
         self.first_aaaa = _first_tier([(i, c) for i, c in enumerate(self.candidates) if c.aaaa])
         self.tops_a: dict[int, tuple[int, ...]] = {}
         self.tops_aaaa: dict[int, tuple[int, ...]] = {}
+        self._groups_a: dict[int, list[list[int]]] = {}
+        self._groups_aaaa: dict[int, list[list[int]]] = {}
         self._reach: list[int] = []
 
     def top(self, v6: bool, row: int, table: MapTable) -> tuple[int, ...]:
@@ -109,9 +111,18 @@ class Plan:
         return self._reach
 
     def groups(self, v6: bool, row: int, table: MapTable | None) -> list[list[int]]:
-        """Groups of equal endpoints for that row, best first; none where the fence lets the fallback answer."""
-        judged = self.judge(v6, row, table)
-        return [] if judged is None else rank.groups(judged)
+        """Groups of equal endpoints for that row, best first; none where the fence lets the fallback answer.
+
+        Remembered by row. Without a table that is row 0, which tells no sites apart either.
+        """
+        memo = self._groups_aaaa if v6 else self._groups_a
+        found = memo.get(row)
+        if found is None:
+            judged = self.judge(v6, row, table)
+            if len(memo) >= MEMO:
+                memo.clear()
+            found = memo[row] = [] if judged is None else rank.groups(judged)
+        return found
 
     def judge(self, v6: bool, row: int, table: MapTable | None) -> list[rank.Judged] | None:
         """The judgement behind `groups`; None where the fence leaves nobody and there is a fallback for the type.
