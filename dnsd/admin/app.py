@@ -1,0 +1,128 @@
+"""The admin API as an aiohttp application: the route table put together, and the one place where errors become answers.
+
+Lives here: `make`, `start`, admission of a request, the error middleware. Does not live here: what any route does.
+
+Every request runs the same way: request id, who calls, role, query parameters, handler; whatever is raised on the way
+ends in the middleware as problem+json. A bug is answered 500 with the request id and logged with it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from dnsd.admin import auth, fleet, leases, look, objects, problem, tokens
+from dnsd.admin.call import Call, Control, Room, Route, parse_query
+from dnsd.admin.exposition import Meter
+from dnsd.admin.idempotency import Memory
+from dnsd.admin.owners import Owners
+from dnsd.admin.problem import Problem
+from dnsd.registry.errors import RegistryError
+
+ROUTES: Final[tuple[Route, ...]] = (
+    *objects.ROUTES, *leases.ROUTES, *tokens.ROUTES, *fleet.ROUTES, *look.ROUTES)
+BUSY_MAX: Final = 1024
+KEEPALIVE_SECONDS: Final = 75.0
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_log = logging.getLogger("dnsd.admin")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make(control: Control) -> web.Application:
+    """The application. It holds no connection of its own: everything is the control process's."""
+    room = Room(
+        control, auth.Tokens(lambda: control.registry), Memory(), Meter(), ROUTES, Owners())
+    app = web.Application(client_max_size=problem.BODY_MAX, middlewares=[_errors(room)])
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, _bind(room, route), name=route.operation)
+        if route.method == "GET":
+            app.router.add_route("HEAD", route.path, _bind(room, route))
+    return app
+
+
+async def start(app: web.Application, sockets: Iterable[socket.socket]) -> web.AppRunner:
+    """Serves the application on sockets that listen already; `cleanup()` of what is returned ends it."""
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, handle_signals=False)
+    await runner.setup()
+    for sock in sockets:
+        await web.SockSite(runner, sock).start()
+    return runner
+
+
+def _bind(room: Room, route: Route) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        caller = await _admit(room, route, request)
+        return await route.handler(Call(request, room, caller, parse_query(route, request)))
+    return handle
+
+
+async def _admit(room: Room, route: Route, request: web.Request) -> auth.Caller:
+    """Who calls; 401 and 403. Runs before anything of the request but its head is looked at."""
+    if not route.roles or (route.local and from_here(request)):
+        return auth.NOBODY
+    caller = await room.tokens.caller(request.headers.get("Authorization"))
+    if caller.role not in route.roles:
+        raise auth.forbidden(f"the role {caller.role} may not do this")
+    return caller
+
+
+def from_here(request: web.Request) -> bool:
+    """Whether the request comes from this machine."""
+    peer = request.transport.get_extra_info("peername") if request.transport else None
+    if not isinstance(peer, tuple):
+        return request.transport is not None  # a unix socket has no address
+    address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def _errors(room: Room) -> Middleware:
+    operations = {route.operation for route in room.routes}
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        request_id = request.headers.get("X-Request-Id", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = os.urandom(8).hex()
+        room.busy += 1
+        try:
+            if room.busy > BUSY_MAX:
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", f"{BUSY_MAX} requests are being answered")
+            response = await handler(request)
+        except Exception as error:
+            response = _explain(error, request_id)
+        finally:
+            room.busy -= 1
+        response.headers["X-Request-Id"] = request_id
+        response.headers.update(_HEADERS)
+        name = request.match_info.route.name
+        room.meter.count(name if name in operations else "none", response.status, time.perf_counter() - started)
+        return response
+
+    return middleware
+
+
+def _explain(error: Exception, request_id: str) -> web.StreamResponse:
+    """Any exception as an answer."""
+    if isinstance(error, Problem):
+        return error.response(request_id)
+    if isinstance(error, RegistryError):
+        return problem.of_registry(error).response(request_id)
+    if isinstance(error, web.HTTPException):
+        return problem.of_http(error).response(request_id)
+    _log.exception("request %s failed", request_id, exc_info=error)
+    bug = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "a bug; the log has it under this request id")
+    return bug.response(request_id)
