@@ -19,9 +19,11 @@ from dnsd.dns import types
 UDP_SIZE: Final = 1232  # RFC 9715 §3: no fragmentation
 PLAIN_SIZE: Final = 512  # RFC 1035 §4.2.1
 
-_OPT: Final = Struct(">HBBHH").unpack_from  # size, extended rcode, version, flags, length
+_OPT: Final = Struct(">3sHBBHH").unpack_from  # owner and type, size, extended rcode, version, flags, length
 _OPTION: Final = Struct(">HH").unpack_from
 _DO: Final = 0x8000
+_ECS_24: Final = b"\0\x08\0\x07\0\x01\x18\0"
+"""The client subnet nearly every resolver sends, a whole IPv4 /24: nothing behind these octets can be wrong with it."""
 
 Ecs = tuple[bool, int, int, int, int]
 """IPv6?, key (address >> 8 for IPv4, the whole 128 bits for IPv6), source length, option's offset, its whole length."""
@@ -63,11 +65,11 @@ def parse_opt(packet: bytes, at: int) -> Opt:
     Options unknown to us are passed over (RFC 6891 §6.1.2). Of a version we do not speak only the version is told.
     """
     end = len(packet)
-    if packet[at : at + 3] != b"\0\0\x29" or at + 11 > end:
+    if at + 11 > end:
         raise FormError
-    size, _, version, flags, length = _OPT(packet, at + 3)
+    owner_type, size, _, version, flags, length = _OPT(packet, at)
     at += 11
-    if at + length != end:
+    if owner_type != b"\0\0\x29" or at + length != end:
         raise FormError
     do = flags >= _DO
     if version:
@@ -75,6 +77,10 @@ def parse_opt(packet: bytes, at: int) -> Opt:
     nsid = False
     ecs: Ecs | None = None
     while at < end:
+        if packet[at : at + 8] == _ECS_24 and at + 11 <= end and ecs is None:
+            ecs = False, packet[at + 8] << 16 | packet[at + 9] << 8 | packet[at + 10], 24, at, 11
+            at += 11
+            continue
         if at + 4 > end:
             raise FormError
         code, length = _OPTION(packet, at)
