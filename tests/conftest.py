@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -68,13 +69,15 @@ def atlas_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def node(tmp_path: Path, atlas_home: Path) -> Iterator[Callable[..., Node]]:
-    """Starts real nodes: `node(workers=2, zones={...}, fleet="data/demo/fleet.toml")`; all are gone after the test."""
+def node(tmp_path_factory: pytest.TempPathFactory, atlas_home: Path) -> Iterator[Callable[..., Node]]:
+    """Starts real nodes: `node(workers=2, zones={...})`, as `write_config` takes them; all are gone after the test.
+
+    Their folders have short names: a unix socket's path has at most 107 octets.
+    """
     started: list[Node] = []
 
-    def start(**options: object) -> Node:
-        home = tmp_path / f"node{len(started)}"
-        one = Node(write_config(home, atlas_home, **options))
+    def start(**options: Any) -> Node:
+        one = Node(write_config(tmp_path_factory.mktemp("n"), atlas_home, **options))
         started.append(one)
         one.start()
         return one

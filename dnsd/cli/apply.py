@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dnsd.cli.client import Admin
 from dnsd.cli.display import show
 from dnsd.cli.failure import Exit, Failure
 from dnsd.cli.fleet import read_object
@@ -26,22 +27,31 @@ def apply(
     *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only show what would change")] = False,
+    prune: Annotated[bool, typer.Option(help="delete what the file does not name, of the kinds it lists")] = False,
+    force: Annotated[bool, typer.Option(help="delete more than 30 % of a kind all the same")] = False,
+    if_empty: Annotated[bool, typer.Option("--if-empty", help="only if it has no site and no service yet")] = False,
     wait: Annotated[float, typer.Option(help="seconds to wait until every worker serves it; 0: do not wait")] = 10.0,
 ) -> None:
     """Make the registry hold what a file says: all of it, or nothing."""
-    fleet = read_object(file)
-    admin = session.admin()
-    plan = admin.call("POST", "/v1/apply", body=fleet, query={"dry_run": "true"}).body
+    fleet, admin = read_object(file), session.admin()
+    if if_empty and any(_some(admin, kind) for kind in ("sites", "services")):
+        return
+    query = {"prune": "true" if prune else None, "force": "true" if force else None}
+    plan = admin.call("POST", "/v1/apply", body=fleet, query={"dry_run": "true", **query}).body
     if dry_run or not plan["steps"]:
         show(plan, as_json=session.as_json, human=preview)
         return
     if not yes:
         _ask(plan)
-    done = admin.call("POST", "/v1/apply", body=fleet, query={"if_version": plan["version"]}).body
+    done = admin.call("POST", "/v1/apply", body=fleet, query={"if_version": plan["version"], **query}).body
     live = wait <= 0 or admin.wait_version(done["version"], wait)
     show(done, as_json=session.as_json, human=preview)
     if not live:
         raise Failure(Exit.FAILED, f"accepted as version {done['version']}, but not on every worker after {wait:g} s")
+
+
+def _some(admin: Admin, kind: str) -> bool:
+    return bool(admin.call("GET", f"/v1/{kind}", query={"page_size": 1}).body["items"])
 
 
 def preview(plan: dict[str, Any]) -> str:

@@ -83,13 +83,14 @@ def _server(session: Session, text: str) -> tuple[str, int]:
 
 def _request(name: str, kind: str, subnet: str, *, nsid: bool) -> dnslib.DNSRecord:
     import dnslib
+    from dnslib.label import DNSLabelError
 
     number = _type_number(kind)
     try:
         options = [dnslib.EDNSOption(_ECS, parse_subnet(subnet))] if subnet else []
         question = dnslib.DNSQuestion(dnslib.DNSLabel(name.rstrip(".") or "."), number)
         question.pack(dnslib.DNSBuffer())  # finds labels and names that are too long
-    except (ValueError, UnicodeError, dnslib.DNSError, dnslib.label.DNSLabelError) as error:
+    except (ValueError, dnslib.DNSError, DNSLabelError) as error:
         raise Failure(Exit.USAGE, f"cannot ask that: {error}") from error
     if nsid:
         options.append(dnslib.EDNSOption(_NSID, b""))

@@ -192,15 +192,23 @@ def test_apply_shows_then_does(daemon: Scripted, tmp_path: Path) -> None:
     daemon.say("POST", "/v1/apply", 200, PLAN)
     daemon.say("POST", "/v1/apply", 200, PLAN | {"dry_run": False, "version": 6})
     daemon.say("GET", "/v1/status", 200, {"reached": True})
-    done = dnsd("apply", str(fleet), "--yes", url=daemon.url)
+    done = dnsd("apply", str(fleet), "--yes", "--prune", url=daemon.url)
     assert done.exit_code == Exit.OK, done.output
     assert done.stdout.splitlines() == [
         "+ site fra", "~ service api", "    ttl: 8 -> 30", "- site old",
         "1 created, 1 changed, 1 deleted; 2 unchanged; version 6"]
     paths = [path for _, path, _, _ in daemon.asked]
     assert paths == [
-        "/v1/apply?dry_run=true", "/v1/apply?if_version=5", "/v1/status?wait_version=6&timeout=10.0"]
+        "/v1/apply?dry_run=true&prune=true", "/v1/apply?if_version=5&prune=true",
+        "/v1/status?wait_version=6&timeout=10.0"]
     assert daemon.asked[0][3] == daemon.asked[1][3] == {"sites": [{"id": "fra"}]}
+
+
+def test_apply_if_empty_leaves_a_registry_that_is_used(daemon: Scripted) -> None:
+    daemon.say("GET", "/v1/sites", 200, {"items": [], "next_page_token": None})
+    daemon.say("GET", "/v1/services", 200, {"items": [{"key": "s"}], "next_page_token": None})
+    assert dnsd("apply", "-", "--if-empty", "--yes", url=daemon.url, stdin="{}").exit_code == Exit.OK
+    assert {method for method, *_ in daemon.asked} == {"GET"}
 
 
 def test_apply_dry_run_changes_nothing(daemon: Scripted) -> None:
