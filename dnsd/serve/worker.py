@@ -1,0 +1,238 @@
+"""A worker process: its own sockets, the mapped image, control's feed; it answers, and connects to nothing.
+
+Lives here: start, ticking, draining, leaving. Does not live here: answering (`serve.udp`, `serve.stream`), what is
+served (`serve.images`), the sockets' making (`supervisor`).
+
+Everything comes by inheritance: descriptors and one JSON argument. Nobody is asked for permission to serve: with an
+image on disk a worker answers at once, control or not; without one it leaves queries in the kernel's queue until the
+first image arrives. It leaves when the lifeline, a pipe that only the supervisor holds open, ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dnsd import metrics
+from dnsd.image import frames, layout
+from dnsd.image.reading import Image
+from dnsd.serve import mmsg
+from dnsd.serve.images import Images
+from dnsd.serve.stream import Door, Limits
+from dnsd.serve.udp import Listener, Serving
+
+TICK_SECONDS: Final = 0.25
+STALL_SECONDS: Final = 0.05
+LEAVE_SECONDS: Final = 3.0  # how long a draining worker waits for clients to take their answers
+BACKLOG: Final = 1024
+_SO_MEMINFO: Final = 55  # linux/socket.h; nine u32 counters, the last one the datagrams dropped
+_FEED_TURN: Final = 64
+
+
+class Settings(NamedTuple):
+    """The worker's JSON argument. `udp`, `tcp`, `feed` and `lifeline` are inherited descriptors; `stats` a path."""
+
+    slot: int
+    node: str
+    workers: int
+    state: str
+    udp: list[int]
+    tcp: list[int]
+    feed: int
+    lifeline: int
+    stats: str
+    limits: dict[str, Any]
+
+
+def main(argument: str) -> int:
+    """Run until told to leave; the exit code (0: left as told)."""
+    settings = Settings(**json.loads(argument))
+    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, meant for the supervisor
+        signal.signal(number, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()  # modules never become garbage; images do, so they are loaded after this
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(Worker(settings).run())
+
+
+class Worker:
+    """One process's state; `run` is its life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        with open(settings.stats, "r+b") as file:
+            stats = memoryview(mmap.mmap(file.fileno(), 0))
+        self._head = metrics.head(stats, settings.slot)
+        self._count = metrics.counters(stats, settings.slot)
+        self._images = Images(Path(settings.state), self._count)
+        self._feed = _socket(settings.feed)
+        self._udp = [_socket(fd) for fd in settings.udp]
+        self._tcp = [_socket(fd) for fd in settings.tcp]
+        self._drops = [_kernel_drops(sock) for sock in self._udp]
+        self._serving: Serving | None = None
+        self._door: Door | None = None
+        self._listeners: list[Listener] = []
+        self._servers: list[asyncio.Server] = []
+        self._leaving = asyncio.Event()  # told to, or alone
+        self._alone = False  # the lifeline has ended
+        self._image_or_leaving = asyncio.Event()
+        self._due = 0.0
+        self._unsent = False
+
+    async def run(self) -> int:
+        """Serve until the lifeline ends, or drain after SIGTERM."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._leave)
+        loop.add_reader(self._settings.lifeline, self._lifeline_ended)
+        self._begin_head()
+        self._images.load()
+        self._changed()
+        loop.add_reader(self._feed, self._fed)
+        self._tick()
+        await self._image_or_leaving.wait()
+        if self._images.image:
+            await self._open(self._images.image)
+        await self._leaving.wait()
+        if not self._alone:
+            await self._drain()
+        return 0
+
+    async def _open(self, image: Image) -> None:
+        """Open the doors."""
+        settings = self._settings
+        serving = Serving(image, self._count, f"{settings.node} w{settings.slot}")
+        door = Door(serving, Limits(**settings.limits))
+        loop = asyncio.get_running_loop()
+        for sock in self._tcp:
+            self._servers.append(await loop.create_server(door.connection, sock=sock, backlog=BACKLOG))
+        for sock in self._udp:
+            listener = Listener(mmsg.channel(sock, self._count), serving)
+            self._listeners.append(listener)
+            loop.add_reader(sock, listener.readable)
+        self._serving, self._door = serving, door
+        self._changed()
+
+    # --- what happens from outside ---
+
+    def _leave(self) -> None:
+        self._leaving.set()
+        self._image_or_leaving.set()
+
+    def _lifeline_ended(self) -> None:
+        self._alone = True
+        self._leave()
+
+    def _fed(self) -> None:
+        """Take control's frames and acknowledge where that led."""
+        taken = 0
+        while taken < _FEED_TURN:
+            try:
+                packet = self._feed.recv(layout.FRAME_MAX)
+            except BlockingIOError:
+                break
+            except OSError:
+                packet = b""
+            if not packet:  # both ends are the supervisor's: it is gone
+                asyncio.get_running_loop().remove_reader(self._feed)
+                return
+            self._images.take(packet)
+            taken += 1
+        if taken:
+            self._changed()
+
+    def _changed(self) -> None:
+        """Serve the image as it is now, and say so."""
+        image = self._images.image
+        if image is None:
+            return
+        self._image_or_leaving.set()
+        if self._serving:
+            self._serving.image = image
+            self._head[metrics.EPOCH], self._head[metrics.VERSION], self._head[metrics.NODE_SEQ] = image.stamp
+            try:
+                self._feed.send(frames.encode(layout.F_ACK, image.stamp, image.stamp))
+                self._unsent = False
+            except OSError:
+                self._unsent = True  # control does not read just now; the next tick tries again
+
+    # --- time ---
+
+    def _begin_head(self) -> None:
+        head = self._head
+        head[metrics.EPOCH] = head[metrics.VERSION] = head[metrics.NODE_SEQ] = 0
+        head[metrics.STARTED_MS] = time.time_ns() // 1_000_000
+        head[metrics.STARTS] += 1
+        head[metrics.PID] = os.getpid()
+        self._count[metrics.TCP_OPEN] = 0
+
+    def _tick(self, ticks: int = 0) -> None:
+        """A few times a second: say that we live, look for stalls, enforce time limits, mend what failed."""
+        asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick, ticks + 1)
+        now = time.monotonic()
+        if self._due and now - self._due > STALL_SECONDS:
+            self._count[metrics.LOOP_STALLS] += 1
+        self._due = now + TICK_SECONDS
+        self._head[metrics.BEAT_MS] = int(now * 1000)
+        if self._door:
+            self._door.sweep()
+        for i, sock in enumerate(self._udp):
+            drops = _kernel_drops(sock)
+            self._count[metrics.UDP_KERNEL_DROPS] += (drops - self._drops[i]) & 0xFFFFFFFF
+            self._drops[i] = drops
+        self._images.mend()
+        # A frame may have gone to our predecessor while its copy was not in the journal yet: look once more.
+        if (ticks == 2 or self._images.image is None) and self._images.outdated() and self._images.load():
+            self._unsent = True
+        if self._unsent:
+            self._changed()
+
+    async def _drain(self) -> None:
+        """Take no new connection, answer what has been asked, give clients a moment to take it."""
+        for server in self._servers:
+            server.close()
+        if self._door:
+            self._door.drain()
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while self._door.open and time.monotonic() < deadline and not self._alone:
+                await asyncio.sleep(0.01)
+        for listener in self._listeners:
+            listener.readable()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where it is installed: half the cost of a TCP connection, and cheaper waking for UDP."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _socket(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    sock.setblocking(False)
+    return sock
+
+
+def _kernel_drops(sock: socket.socket) -> int:
+    """Datagrams the kernel dropped at this socket, a u32 that wraps; 0 where it does not tell."""
+    try:
+        counters = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+    except OSError:
+        return 0
+    return int(struct.unpack("=9I", counters)[8]) if len(counters) == 36 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
