@@ -43,6 +43,7 @@ def check(found: Sources, atlas: store.Atlas, votes: Mapping[int, U64]) -> int:
         for family in (V4, V6):
             for address in _sample(found, family, votes[family.version]):
                 origin, said = atlas.origin(address), lookup(address)
+                said = {key: value for key, value in said.items() if not key.endswith("network")}
                 built = {key: getattr(origin, key) for key in said}
                 checked += 1
                 if built != said:
@@ -56,7 +57,8 @@ def check(found: Sources, atlas: store.Atlas, votes: Mapping[int, U64]) -> int:
 def raw_lookup(directory: Path, files: Mapping[str, str]) -> Iterator[Callable[[Address], Answer]]:
     """A function that looks an address up in the source files themselves: geo through geoip2, AS through pyasn.
 
-    `files` are the paths by role (`geo`, `asn`). Answers have `latitude longitude country region` and `asn`.
+    `files` are the paths by role (`geo`, `asn`). Answers have `latitude longitude country region geo_network` and
+    `asn asn_network`, None where a file has nothing.
     """
     with ExitStack() as stack:
         readers = [_geo(stack, directory / files["geo"])] if "geo" in files else []
@@ -74,11 +76,12 @@ def _geo(stack: ExitStack, path: Path) -> Callable[[Address], Answer]:
         try:
             said = method(address)
         except geoip2.errors.AddressNotFoundError:
-            return dict.fromkeys(("latitude", "longitude", "country", "region"))
+            return dict.fromkeys(("latitude", "longitude", "country", "region", "geo_network"))
         location = getattr(said, "location", None)
         country = said.country.iso_code or said.registered_country.iso_code
         return {"latitude": location and location.latitude, "longitude": location and location.longitude,
-                "country": country and country.upper(), "region": said.continent.code and said.continent.code.lower()}
+                "country": country and country.upper(), "region": said.continent.code and said.continent.code.lower(),
+                "geo_network": str(said.traits.network)}
 
     return look
 
@@ -89,15 +92,21 @@ def _asn(stack: ExitStack, path: Path) -> Callable[[Address], Answer]:
 
         def look(address: Address) -> Answer:
             try:
-                return {"asn": reader.asn(address).autonomous_system_number or None}
+                said = reader.asn(address)
             except geoip2.errors.AddressNotFoundError:
-                return {"asn": None}
+                return {"asn": None, "asn_network": None}
+            return {"asn": said.autonomous_system_number or None, "asn_network": str(said.network)}
 
         return look
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # pyasn leaves the file open
         table = pyasn.pyasn(str(path))
-    return lambda address: {"asn": table.lookup(str(address))[0] or None}
+
+    def look_up(address: Address) -> Answer:
+        asn, network = table.lookup(str(address))
+        return {"asn": asn or None, "asn_network": network}
+
+    return look_up
 
 
 def _sample(found: Sources, family: Family, votes: U64) -> Iterator[Address]:

@@ -205,6 +205,7 @@ def _carrier_lists(sources: Sources, terms: list[dict[str, str]], faults: list[F
             found[version] += rows
         _note(sources, terms, path.parent / row["file"], "carrier list",
               {version: prefixes.columns(rows) for version, rows in mine.items()})
+    _note(sources, terms, path, "carrier lists", None)
     sources.carriers = {version: prefixes.columns(rows) for version, rows in found.items()}
 
 
