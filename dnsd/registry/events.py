@@ -23,23 +23,25 @@ from dnsd.registry.values import AuditEntry, Event
 Entry = tuple[bytes, list[bytes]]
 
 
-def chained(before: str, version: str, body: bytes) -> str:
+def chained(before: str, version: int, body: bytes) -> str:
     """The chain hash behind an entry."""
     return hashlib.sha1(f"{before}\n{version}\n".encode() + body, usedforsecurity=False).hexdigest()
 
 
-def follow(chain: str, entries: Iterable[Entry]) -> list[Event]:
-    """The events of entries that must continue `chain`. Raises Gap: trimmed or forked before, or not readable."""
+def follow(version: int, chain: str, entries: Iterable[Entry]) -> list[Event]:
+    """The events of entries that must continue `version` and its `chain`. Raises Gap."""
     events: list[Event] = []
     for raw_id, flat in entries:
         fields = dict(zip(flat[::2], flat[1::2], strict=False))
-        version = raw_id.partition(b"-")[0].decode()
+        before, version = version, int(raw_id.partition(b"-")[0])
+        if version != before + 1:
+            raise Gap("trimmed", f"from version {before} to {version}")
         body = fields.get(b"body", b"")
         chain = chained(chain, version, body)
         if fields.get(b"chain") != chain.encode():
             raise Gap("forked", f"at version {version}")
         try:
-            events += _events(reading.cursor(version, chain), int(version), chain, from_json(body))
+            events += _events(reading.cursor(version, chain), version, chain, from_json(body))
         except (ValueError, TypeError) as error:
             raise Gap("corrupt", f"version {version}: {error}") from error
     return events
@@ -64,12 +66,13 @@ def flat(reply: Any) -> list[Entry]:
         for raw_id, fields in reply]
 
 
-def split(cursor: str) -> tuple[str, str]:
-    """Stream id and chain of a cursor; ValueError when it is none."""
+def split(cursor: str) -> tuple[int, str]:
+    """Version and chain of a cursor; ValueError when it is none."""
     stream_id, _, chain = cursor.partition("/")
-    if not stream_id.removesuffix("-0").isdigit() or not chain:
+    version = stream_id.removesuffix("-0")
+    if not version.isdecimal() or not chain:
         raise ValueError(f"{cursor!r} is not a cursor")
-    return stream_id, chain
+    return int(version), chain
 
 
 def audit_entry(raw_id: bytes, flat: list[bytes]) -> AuditEntry:

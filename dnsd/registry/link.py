@@ -63,7 +63,7 @@ class Link:
         """Runs a script over all keys. Raises Unavailable."""
         tail = (len(self._key_list), *self._key_list, *args)
         try:
-            return await self._bounded(self._short.execute_command("EVALSHA", script.sha, *tail), OPERATION_SECONDS)
+            return await self._ask(self._short.execute_command("EVALSHA", script.sha, *tail), OPERATION_SECONDS)
         except NoScriptError:
             return await self._ask(self._short.execute_command("EVAL", script.text, *tail), OPERATION_SECONDS)
 
@@ -87,9 +87,9 @@ class Link:
 
     async def _ask_durability(self) -> Durability:
         try:
-            reply = await self._bounded(
+            reply = await self._ask(
                 self._short.execute_command("CONFIG", "GET", "appendonly", "appendfsync"), OPERATION_SECONDS)
-        except (ResponseError, Unavailable):  # CONFIG is often forbidden by ACL or by a hosted store
+        except Unavailable:  # CONFIG is often forbidden by ACL or by a hosted store
             return "unknown"
         pairs = [item.decode() for item in reply] if isinstance(reply, list) else []
         options = dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -98,18 +98,14 @@ class Link:
         return {"always": "fsync", "everysec": "aof"}.get(options.get("appendfsync", ""), "unknown")  # type: ignore[return-value]
 
     async def _ask(self, call: Awaitable[T], seconds: float) -> T:
-        try:
-            return await self._bounded(call, seconds)
-        except ResponseError as error:
-            raise Unavailable(f"the store refuses: {error}") from error
-
-    async def _bounded(self, call: Awaitable[T], seconds: float) -> T:
-        """Waits for a reply; a ResponseError stays what it is, for some of them are answers."""
+        """Waits for a reply. Raises Unavailable, and NoScriptError as it is."""
         try:
             async with asyncio.timeout(seconds + CONNECT_SECONDS):
                 return await call
-        except ResponseError:
+        except NoScriptError:
             raise
+        except ResponseError as error:
+            raise Unavailable(f"the store refuses: {error}") from error
         except TimeoutError as error:
             raise Unavailable("the store does not answer") from error
         except (RedisError, OSError) as error:

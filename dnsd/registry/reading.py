@@ -33,10 +33,10 @@ def position(reply: list[bytes | None]) -> Position | None:
     epoch, version, chain = reply
     if epoch is None or version is None or chain is None:
         return None
-    return Position(int(epoch), int(version), cursor(version.decode(), chain.decode()), chain.decode())
+    return Position(int(epoch), int(version), cursor(int(version), chain.decode()), chain.decode())
 
 
-def cursor(version: str, chain: str) -> str:
+def cursor(version: int, chain: str) -> str:
     """The cursor behind the write `version`: the id of its stream entry, and its chain hash."""
     return f"{version}-0/{chain}"
 

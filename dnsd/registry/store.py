@@ -25,7 +25,6 @@ from dnsd.registry.values import (
     Event,
     Granted,
     Loaded,
-    Plan,
     Position,
     Renewed,
     Stored,
@@ -70,14 +69,14 @@ class Registry:
 
     async def load(self) -> Loaded:
         """The whole state at one position. Values that cannot be read back are named in `corrupt`."""
+        await self.position()  # soon says that the store is away, where the reading below has long patience
         keys = self._link.keys
         head, owned, deadlines, *raws = await self._link.together(
             self._head(), ("HGETALL", keys[scripts.OWNED]), ("ZRANGE", keys[scripts.DEADLINE], 0, -1, "WITHSCORES"),
             *(("HGETALL", keys[kind]) for kind in LOADED), seconds=LOAD_SECONDS)
         at = self._at(head)
         if at is None:
-            await self._begin()
-            return await self.load()
+            raise errors.Unavailable("the store was emptied while it was read")
         return await reading.loaded(at, dict(zip(LOADED, raws, strict=True)), owned, dict(pairs(deadlines)))
 
     async def get(self, kind: Kind, key: str) -> Stored | None:
@@ -90,10 +89,10 @@ class Registry:
         self, kind: Kind, *, after: str = "", limit: int = 100, prefix: str = "",
     ) -> tuple[builtins.list[Stored], str]:
         """A page of a kind in the order of keys, and the `after` of the next page (empty: this was the last)."""
-        first = f"({kind}/{after}" if after > prefix or (after and after == prefix) else f"[{kind}/{prefix}"
-        last = f"({kind}/{prefix}".encode() + b"\xff"
+        first = f"({kind}/{after}" if after and after >= prefix else f"[{kind}/{prefix}"
+        last = f"({kind}/{prefix}".encode() + b"\xff"  # beyond every key in UTF-8
         flat = await self._link.run(scripts.PAGE, kind, first, last, limit)
-        keys = [raw.decode() for raw in flat[::3]]
+        keys = [raw.decode(errors="replace") for raw in flat[::3]]
         rows = zip(keys, flat[1::3], flat[2::3], strict=True)
         found = [self._stored(kind, key, raw, deadline) for key, raw, deadline in rows]
         return [stored for stored in found if stored], keys[-1] if len(keys) == limit else ""
@@ -124,28 +123,9 @@ class Registry:
         The whole resulting state is validated. Places of faults are `/<index of the change>/…`, or `kind/key` for an
         object that was broken before.
         """
-        plan = await self._planned(changes)
-        if plan[1]:
-            raise rules.error(plan[1])
-        return await self._write("apply", changes, actor=actor, place=rules.by_index, if_version=if_version)
-
-    async def plan(self, changes: Sequence[Change]) -> Plan:
-        """What `apply` would do now, and every reason why it would not."""
-        state, broken = await self._planned(changes)
-        before, after = rules.of_kinds(state), rules.resulting(state, changes)
-        steps: builtins.list[tuple[str, Kind, str, Model | None, Model | None]] = []
-        for change in changes:
-            key = rules.target(change)
-            old, new = before.get(change.kind, {}).get(key), after[change.kind].get(key)
-            if old != new:
-                steps.append((change.op, change.kind, key, old, new))
-        return Plan(state.position.version, steps, [b.fault for b in broken])
-
-    async def _planned(self, changes: Sequence[Change]) -> tuple[Loaded, builtins.list[rules.Broken]]:
-        if broken := rules.shape(changes):
+        if broken := rules.shape(changes) or rules.check(await self.load(), changes):
             raise rules.error(broken)
-        state = await self.load()
-        return state, rules.check(state, changes)
+        return await self._write("apply", changes, actor=actor, place=rules.by_index, if_version=if_version)
 
     async def _write(
         self, action: str, changes: Sequence[Change], *, actor: str, place: Callable[[int], str],
@@ -219,19 +199,20 @@ class Registry:
 
         Raises Gap when the stream does not continue from there (load() then), ValueError for what is no cursor.
         """
-        stream_id, chain = events.split(after)
+        version, chain = events.split(after)
+        stream_id = f"{version}-0"
         stream = self._link.keys[scripts.EVENTS]
         read = ("XREAD", "COUNT", ENTRIES, "STREAMS", stream, stream_id)
         head, found = await self._link.together(self._head(), read)
         if not found:
             at = self._at(head)
             if at is None or at.cursor != after:
-                raise errors.Gap("forked", f"the store is at {at.cursor if at else 'no history'}, not {after}")
+                raise errors.Gap("forked", f"reader at {after}, store at {at.cursor if at else 'none'}")
             if block_ms <= 0:
                 return []
             found = await self._link.wait(
                 "XREAD", "COUNT", ENTRIES, "BLOCK", block_ms, "STREAMS", stream, stream_id, seconds=block_ms / 1000)
-        return events.follow(chain, events.entries(found))
+        return events.follow(version, chain, events.entries(found))
 
     async def audit(self, *, after: str = "", limit: int = 100) -> builtins.list[AuditEntry]:
         """Accepted writes in order, those after the entry id `after`. What fell off the trail's end is not there."""

@@ -125,11 +125,3 @@ class Change(NamedTuple):
     value: Model | None = None
     key: str = ""
     if_match: str | None = "*"
-
-
-class Plan(NamedTuple):
-    """What `apply` would do: (op, kind, key, before, after) of what really changes, and what would be refused."""
-
-    version: int
-    steps: list[tuple[str, Kind, str, Model | None, Model | None]]
-    faults: list[Fault]

@@ -103,9 +103,9 @@ end
 
 -- The record types a service owns as bits (A 1, AAAA 2): `+bits` adds, `=bits` sets.
 local function own(service, rule)
-  local had = tonumber(redis.call('HGET', OWNED, service) or '') or 0
+  local had = tonumber(redis.call('HGET', OWNED, service) or '')
   local owned = tonumber(rule:sub(2))
-  if rule:sub(1, 1) == '+' then owned = bit.bor(had, owned) end
+  if rule:sub(1, 1) == '+' then owned = bit.bor(had or 0, owned) end
   if owned ~= had then redis.call('HSET', OWNED, service, owned) end
   return owned
 end
