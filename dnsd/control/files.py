@@ -1,0 +1,134 @@
+"""The files this process writes: whole, on disk, then in place; and the image with its journal.
+
+Lives here: atomic replacement, reading bounded, the image and the journal as workers read them. Does not live here:
+what is in them (`control.publish`, `control.lastgood`), reading them in a worker (`serve.worker`).
+
+The journal holds what was published since the image file was written. A new image may be older than the newest frame,
+since frames go on while it is built; the journal then keeps what is newer. The image is put in place first: frames it
+already contains are passed over on reading, so a crash between the two steps loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from dnsd.image import frames, layout
+from dnsd.image.reading import Image
+from dnsd.model import Stamp
+
+IMAGE: Final = "image"
+JOURNAL: Final = "image.journal"
+NODE: Final = "node.json"
+MAPS: Final = "maps"
+MAX_FILE: Final = 4 * 1024**3
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` in the file's place: readers see the old or the new, also after a power cut."""
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(temporary, flags, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(path: Path, limit: int = MAX_FILE) -> bytes | None:
+    """A regular file's content; None when there is none. OSError for a link, another kind of file, or one too large."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise OSError(f"{path} is no file, or larger than {limit} octets")
+        return file.read()
+
+
+class ImageFiles:
+    """The image and the journal beside it, in the state directory. Only the control process writes them."""
+
+    def __init__(self, state: Path) -> None:
+        self.image = state / IMAGE
+        self.journal = state / JOURNAL
+        self.frames: list[tuple[Stamp, bytes]] = []
+        self.written: Stamp | None = None
+        self.broken = False
+        self._open: int | None = None
+
+    def load(self) -> Image | None:
+        """The image with its journal applied, as a worker that starts now reads it; None when there is none.
+
+        ImageError for one that cannot be read; maps are not opened. The journal is not continued: what follows is a
+        whole image, since its last frame may be torn.
+        """
+        data = read(self.image)
+        if data is None:
+            return None
+        image = Image(data)
+        for frame in frames.read_journal(read(self.journal) or b""):
+            if frame.stamp <= image.stamp:
+                continue
+            if frame.start != image.stamp:
+                break
+            image.apply(frame.items if frame.kind == layout.F_RECORDS else [], frame.stamp)
+            if frame.kind == layout.F_MAP:
+                image.map_refs.update((number, name.decode()) for number, name in frame.items)
+        return image
+
+    def append(self, stamp: Stamp, frame: bytes) -> None:
+        """Add a published frame to the journal. OSError when it cannot be written; then nothing is, until `cut`."""
+        self.frames.append((stamp, frame))
+        if self.broken:
+            return
+        self.broken = True
+        if self._open is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._open = os.open(self.journal, flags, 0o600)
+        if os.write(self._open, frame) != len(frame):
+            raise OSError("the journal took only a part of a frame")
+        self.broken = False
+
+    def put(self, data: bytes) -> None:
+        """Put a whole image in place; `cut` must follow. May run in a thread: it touches nothing but the file."""
+        replace(self.image, data)
+
+    def cut(self, stamp: Stamp) -> None:
+        """The image in place has this stamp: leave in the journal only what is newer."""
+        self.close()
+        self.frames = newer(self.frames, stamp)
+        replace(self.journal, b"".join(frame for _, frame in self.frames))
+        self.written = stamp
+        self.broken = False
+
+    @property
+    def journal_size(self) -> int:
+        """Octets of frames that are not in the image file."""
+        return sum(len(frame) for _, frame in self.frames)
+
+    def close(self) -> None:
+        """Let go of the journal; the next frame opens it again."""
+        if self._open is not None:
+            os.close(self._open)
+            self._open = None
+
+
+def newer(journal: Sequence[tuple[Stamp, bytes]], stamp: Stamp) -> list[tuple[Stamp, bytes]]:
+    """The frames that lead beyond a stamp, within its epoch."""
+    return [(at, frame) for at, frame in journal if at.epoch == stamp.epoch and at > stamp]
