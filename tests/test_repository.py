@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from prometheus_client.parser import text_string_to_metric_families
 
 from dnsd import metrics
 from dnsd.cli import app
@@ -88,7 +89,7 @@ def test_the_locks_hold_what_pyproject_asks_for() -> None:
 
 
 def test_every_dependency_is_used() -> None:
-    names = {"prometheus-client": "prometheus_client", "dnspython": "dns", "pydantic-settings": "pydantic_settings"}
+    names = {"dnspython": "dns", "pydantic-settings": "pydantic_settings"}
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "dnsd").rglob("*.py"))
     for requirement in map(Requirement, PROJECT["project"]["dependencies"]):
         module = names.get(requirement.name, requirement.name)
@@ -209,3 +210,16 @@ def test_demo_positions_are_those_of_the_regions() -> None:
     for site in (one for one in fleet["sites"] if "provider" in one):
         found = regions[site["provider"], site["id"].removeprefix(site["provider"] + "-")]
         assert [float(text) for text in found] == [site["latitude"], site["longitude"]], site["id"]
+
+
+def test_metrics_are_prometheus_text() -> None:
+    """Read by Prometheus' own parser: names, types and labels hold, and every counter of every worker is there."""
+    stats = memoryview(bytearray(2 * metrics.REGION))
+    metrics.counters(stats, 1)[metrics.RCODE] = 7
+    families = list(text_string_to_metric_families("\n".join(metrics.exposition(stats)) + "\n"))
+    samples = [sample for family in families for sample in family.samples]
+    assert len(samples) == 2 * metrics.SLOTS
+    seven = [sample for sample in samples if sample.value == 7]
+    assert [(sample.name, sample.labels) for sample in seven] == [
+        ("dnsd_answers_total", {"rcode": "NOERROR", "worker": "1"})]
+    assert all(family.type in ("counter", "gauge") and family.documentation for family in families)
