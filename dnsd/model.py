@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Stamp(NamedTuple):
-    """Where an image stands: the store's history, the change inside it, this node's own later findings (DESIGN §2).
+    """Where an image stands: the store's history, the change inside it, this node's own later findings.
 
     Ordered: a worker applies only what is greater within one epoch; another epoch comes only as a whole image.
     """
@@ -43,7 +43,7 @@ class Match(IntFlag):
 
 
 class Ladder(IntEnum):
-    """Which rung of `live -> fallback -> last good` a record stands on (DESIGN §7, never empty)."""
+    """Which rung of `live -> fallback -> last good` a record stands on."""
 
     LIVE = 0
     FALLBACK = 1
