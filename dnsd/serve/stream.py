@@ -29,7 +29,7 @@ class Limits(NamedTuple):
     """What a worker grants; seconds and numbers, see docs/config.md [tcp]."""
 
     connections: int = 512
-    per_prefix: int = 64
+    per_prefix: int = 128
     queries: int = 1_000_000
     first_query_seconds: float = 5.0
     idle_seconds: float = 10.0
