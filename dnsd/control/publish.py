@@ -327,7 +327,7 @@ class Publisher:
                 self._rewrite_wake.set()
 
     async def rewrite(self) -> float:
-        """Write the image file as it is published now; the seconds that took. A whole image meanwhile goes before it."""
+        """Write the image file as it is published now; the seconds that took. A whole image meanwhile wins."""
         began = self.clock.monotonic()
         image, stamp = self.image, self.stamp
         task = self._task(stamp, list(self.published.values()))

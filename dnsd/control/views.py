@@ -32,14 +32,12 @@ class Views:
         self._looked_ms = 0
 
     def refresh(self, names: Iterable[str], now_ms: int) -> dict[str, ServiceView | None]:
-        """Resolve these services anew; the views that differ from before, None for a service that is gone."""
-        changed: dict[str, ServiceView | None] = {}
+        """Resolve these services anew; their views, None for one that is gone."""
+        found: dict[str, ServiceView | None] = {}
         for name in names:
-            before = self.resolved.get(name)
             if name not in self.fleet.services:
-                if before is not None:
-                    del self.resolved[name]
-                    changed[name] = None
+                if self.resolved.pop(name, None) is not None:
+                    found[name] = None
                 self.unsaved |= self.memories.pop(name, None) is not None
                 continue
             memory = self.memories.get(name, {})
@@ -47,9 +45,8 @@ class Views:
             if now.memory != memory:
                 self.memories[name] = now.memory
                 self.unsaved = True
-            if before is None or before.view != now.view:
-                changed[name] = now.view
-        return changed
+            found[name] = now.view
+        return found
 
     def changed_by_time(self, now_ms: int) -> set[str]:
         """Services that time alone has changed since this was last asked."""
