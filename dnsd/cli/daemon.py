@@ -92,7 +92,7 @@ def drain(
 ) -> None:
     """Have this machine's daemon finish what it has begun and leave: what SIGTERM does."""
     config = session.config()
-    pid = _daemon_pid(Path(config.state))
+    pid = _daemon_pid(config.state)
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + wait
     while wait > 0 and _alive(pid):
@@ -117,7 +117,7 @@ def zone_faults(config: Config) -> list[model.Fault]:
     faults: list[model.Fault] = []
     for zone in config.zones:
         try:
-            zonefile.read(Path(zone.file), zone.name)
+            zonefile.read(zone.file, zone.name)
         except zonefile.ZoneFault as error:
             faults += error.faults
     return faults

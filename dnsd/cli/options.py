@@ -10,6 +10,7 @@ A command is written as `def sites_list(session: Session, limit: int)`. `command
 from __future__ import annotations
 
 import inspect
+import ipaddress
 import os
 import typing
 from collections.abc import Callable
@@ -68,8 +69,7 @@ class Session:
         if self.url and not self.config_path.exists():
             return Admin(self.url.rstrip("/"))
         config = self.config()
-        url = self.url or f"http://{config.admin.listen[0]}"
-        return Admin(url.rstrip("/"), self.token or _stored_token(Path(config.state)))
+        return Admin((self.url or _own_url(config)).rstrip("/"), self.token or _stored_token(config.state))
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -92,6 +92,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in own + shared}
     run.__signature__ = signature.replace(parameters=own + shared)  # type: ignore[attr-defined]
     return run
+
+
+def _own_url(config: Config) -> str:
+    """Where the daemon of these settings listens: on loopback in the clear if it does, else by TLS."""
+    from dnsd.config import address
+
+    for text in config.admin.listen:
+        if ipaddress.ip_address(address(text)[0]).is_loopback:
+            return f"http://{text}"
+    return f"https://{config.admin.listen[0]}"
 
 
 def _stored_token(state: Path) -> str | None:
