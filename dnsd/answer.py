@@ -55,7 +55,11 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
     try:
         if node is None:
             starts = wire.question_labels(packet)
-            end = starts[-1] + 1
+            if end == starts[-1] + 1:
+                del starts[0]  # the whole name has just been looked for
+            else:
+                end = starts[-1] + 1
+                name = packet[12:end].lower()
         tail = end + 4
         if packet[11]:
             opt = wire.parse_opt(packet, tail)
@@ -70,7 +74,7 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
     if opt[1]:
         return _finish(ask, wire.heads(aa=False), b"", rcode=types.BADVERS, kind=metrics.KIND_BADVERS)
     if node is None:
-        asked = packet[12:end].lower(), packet[end:tail], tail, client, opt[4], now
+        asked = name, packet[end:tail], tail, client, opt[4], now
         return _deliver(ask, missing(asked, starts, image, ctx.count))
     entry = node.answers.get(packet[end:tail])
     if entry is None:
