@@ -2,9 +2,9 @@
 
 Lives here: `Memory`, keyed by token and Idempotency-Key. Does not live here: which routes use it.
 
-Only answers of success are kept: a refused request changed nothing and may be tried again. A repeat with another body
-is a mistake (422); a repeat while the first is still running is told to wait (409). Lost at a restart of the control
-process, where the same holder simply acquires again.
+Only answers of success are kept: a refused request changed nothing and may be tried again. A repeat that asks for
+something else is a mistake (422); a repeat while the first is still running is told to wait (409). Lost at a restart of
+the control process, where the same holder simply acquires again.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class Memory:
         self._bytes = 0
 
     async def once(
-        self, token_id: str, key: str | None, body: bytes, act: Callable[[], Awaitable[web.Response]],
+        self, token_id: str, key: str | None, said: bytes, act: Callable[[], Awaitable[web.Response]],
     ) -> web.Response:
-        """The answer of `act`, or the kept one of an earlier call with the same key and body."""
+        """The answer of `act`, or the kept one of an earlier call with the same key that `said` the same."""
         if key is None:
             return await act()
         if not 1 <= len(key) <= KEY_MAX or not key.isascii() or not key.isprintable():
             raise invalid([Fault("Idempotency-Key", f"1 to {KEY_MAX} printable characters")])
         place = (token_id, key)
-        request = hashlib.sha256(body).digest()
+        request = hashlib.sha256(said).digest()
         kept = self._kept.get(place)
         if kept is not None and self._monotonic() - kept.at < KEPT_SECONDS:
             return _again(kept, request)
@@ -100,7 +100,7 @@ class Memory:
 
 def _again(kept: _Kept, request: bytes) -> web.Response:
     if kept.request != request:
-        raise invalid([Fault("Idempotency-Key", "was used with another body")])
+        raise invalid([Fault("Idempotency-Key", "was used with another request")])
     if not kept.status:
         raise Problem(
             HTTPStatus.CONFLICT, "still-running", "the first request with this Idempotency-Key is not answered yet",

@@ -29,8 +29,8 @@ ASK_AT_ONCE: Final = 16
 async def acquire(call: Call) -> web.Response:
     """Grants a lease over all the endpoints asked for, or none. The same holder again: higher fence, new endpoints."""
     body = await call.body()
-    return await call.room.memory.once(
-        call.caller.id, call.request.headers.get("Idempotency-Key"), body, lambda: _acquire(call, body))
+    key, said = call.request.headers.get("Idempotency-Key"), call.request.query_string.encode() + b"\n" + body
+    return await call.room.memory.once(call.caller.id, key, said, lambda: _acquire(call, body))
 
 
 async def _acquire(call: Call, body: bytes) -> web.Response:

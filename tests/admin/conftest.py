@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
@@ -37,7 +38,9 @@ class Api:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if as_:
             sent.setdefault("Authorization", f"Bearer {bearer(as_)}")
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        if not isinstance(body, bytes) and body is not None:
+            body = json.dumps(body).encode()
+        data = None if body is None else io.BytesIO(body)
         async with self.client.request(method, path, data=data, headers=sent) as response:
             raw = await response.read()
             is_json = response.content_type.endswith("json")

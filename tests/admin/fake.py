@@ -1,7 +1,7 @@
 """A registry in memory and a control process of nothing, with the signatures the API uses.
 
-Lives here: the fakes and the fleet the tests begin with. Does not live here: tests; what only the real registry can show
-is in `test_real_registry`.
+Lives here: the fakes and the fleet the tests begin with. Does not live here: tests; what only the real registry can
+show is in `test_real_registry`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dnsd import metrics
+from dnsd.admin import auth
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
 from dnsd.registry.models import (
@@ -28,8 +29,6 @@ from dnsd.registry.models import (
 )
 from dnsd.registry.store import ABSENT
 from dnsd.registry.values import AuditEntry, Change, Granted, Loaded, Position, Renewed, Stored, Written
-
-from dnsd.admin import auth
 
 SECRETS = {token_id: f"{number:064x}" for number, token_id in enumerate((
     "root", "ops", "ops-a", "ops-net", "agent-a", "agent-b", "agent-free", "reader", "reader-a"), 1)}
@@ -81,7 +80,9 @@ class FakeRegistry:
         self._open()
         return self.objects[kind].get(key)
 
-    async def list(self, kind: Kind, *, after: str = "", limit: int = 100, prefix: str = "") -> tuple[list[Stored], str]:
+    async def list(
+        self, kind: Kind, *, after: str = "", limit: int = 100, prefix: str = "",
+    ) -> tuple[list[Stored], str]:
         self._open()
         keys = [key for key in sorted(self.objects[kind]) if key > after and key.startswith(prefix)]
         found = [self.objects[kind][key] for key in keys[:limit]]
@@ -126,7 +127,8 @@ class FakeRegistry:
         if change.value is not None:
             self.objects[change.kind][key] = Stored(change.value, str(self.version), self.version)
         sides = [value and value.model_dump(mode="json") for value in (old and old.value, change.value)]
-        self.trail.append(AuditEntry(f"{len(self.trail) + 1}-0", 0, actor, action, change.kind, key, self.version, *sides))
+        entry_id = f"{len(self.trail) + 1}-0"
+        self.trail.append(AuditEntry(entry_id, 0, actor, action, change.kind, key, self.version, *sides))
 
     async def acquire(
         self, request: LeaseRequest, *, actor: str, token_id: str, take_over: bool = False,
@@ -224,7 +226,8 @@ def filled() -> FakeRegistry:
     for value in (*SITES, *SERVICES, *ENDPOINTS):
         _store(registry, Kind(type(value).__name__.lower()), value)
     _store(registry, Kind.OVERRIDE, Override(target="site", name="iad", state="drain", seconds=60, reason="works"))
-    for holder, service, address in (("one-a", "api.a.example", "192.0.2.10"), ("one-b", "api.b.example", "198.51.100.10")):
+    for holder, service, address in (
+            ("one-a", "api.a.example", "192.0.2.10"), ("one-b", "api.b.example", "198.51.100.10")):
         key = f"{service}/{holder}"
         _store(registry, Kind.ENDPOINT, Endpoint(id=holder, service=service, site="fra", a=address, lease=holder))
         _store(registry, Kind.LEASE, Lease(

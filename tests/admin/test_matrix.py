@@ -68,7 +68,8 @@ ALLOWED = {
     "ops": set(CALLS) - TOKEN_ROUTES,
     "ops-a": (READS | FLEET | LEASES | BOTH | {"apply"}) - EVERYBODY,
     # an address scope: not what a forced service would answer, nobody's lease
-    "ops-net": (READS | FLEET | LEASES | BOTH | {"apply"}) - EVERYBODY - {"put_override", "renew_lease", "release_lease"},
+    "ops-net": (READS | FLEET | LEASES | BOTH | {"apply"}) - EVERYBODY - {
+        "put_override", "renew_lease", "release_lease"},
     "agent-a": LEASES | BOTH | {"list_sites", "get_site", "list_leases", "get_lease"},
     "agent-b": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {
         "acquire_lease", "renew_lease", "release_lease", "explain"},
