@@ -13,9 +13,11 @@ import logging
 import os
 import re
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -34,7 +36,7 @@ ROUTES: Final[tuple[Route, ...]] = (
 BUSY_MAX: Final = 1024
 KEEPALIVE_SECONDS: Final = 75.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "dnsd"}
 _log = logging.getLogger("dnsd.admin")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -52,12 +54,26 @@ def make(control: Control) -> web.Application:
     return app
 
 
-async def start(app: web.Application, sockets: Iterable[socket.socket]) -> web.AppRunner:
-    """Serves the application on sockets that listen already; `cleanup()` of what is returned ends it."""
+async def start(
+    app: web.Application, sockets: Iterable[socket.socket], *, certificate: Path | None = None, key: Path | None = None,
+) -> web.AppRunner:
+    """Serves the application on sockets that listen already: HTTP on loopback, TLS on every other address.
+
+    `cleanup()` of what is returned ends it. Raises ValueError for an address that needs TLS while no certificate is
+    given, OSError (`ssl.SSLError` is one) for files that are none.
+    """
+    sockets = list(sockets)
+    plain = [sock for sock in sockets if sock.family == socket.AF_UNIX or is_loopback(sock.getsockname()[0])]
+    tls = None
+    if len(plain) < len(sockets):
+        if certificate is None or key is None:
+            raise ValueError("the admin API leaves this machine only with TLS: certificate and key are missing")
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, key)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, handle_signals=False)
     await runner.setup()
     for sock in sockets:
-        await web.SockSite(runner, sock).start()
+        await web.SockSite(runner, sock, ssl_context=None if sock in plain else tls).start()
     return runner
 
 
@@ -83,9 +99,13 @@ def from_here(request: web.Request) -> bool:
     peer = request.transport.get_extra_info("peername") if request.transport else None
     if not isinstance(peer, tuple):
         return request.transport is not None  # a unix socket has no address
-    address = ipaddress.ip_address(str(peer[0]).partition("%")[0])
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return is_loopback(str(peer[0]))
+
+
+def is_loopback(text: str) -> bool:
+    """Whether an address is one that only this machine can use."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _errors(room: Room) -> Middleware:

@@ -68,7 +68,7 @@ def test_malformed_json_names_line_and_column(body: bytes, place: str, filled: d
 
 KEYS = st.sampled_from(["id", "name", "policy", "endpoints", "a", "loads", "fence", "sites", "role", "~/"])
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["192.0.2.1", "geo"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("192.0.2.1"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS | st.text(max_size=3), inner, max_size=4),
     max_leaves=12)
 

@@ -1,0 +1,101 @@
+"""Sockets and TLS: plain HTTP stays on this machine."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dnsd.admin import app
+from tests.admin.fake import FakeControl, filled
+
+
+@pytest.fixture
+def listening() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield sock
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "dnsd")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256()))
+    paths = tmp_path / "cert.pem", tmp_path / "key.pem"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return paths
+
+
+def make() -> web.Application:
+    return app.make(FakeControl(filled()))
+
+
+async def health(scheme: str, sock: socket.socket, tls: ssl.SSLContext | bool = True) -> int:
+    connector = aiohttp.TCPConnector(ssl=tls)
+    url = f"{scheme}://127.0.0.1:{sock.getsockname()[1]}/healthz"
+    async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as response:
+        return response.status
+
+
+@pytest.mark.asyncio
+async def test_loopback_speaks_http(listening: socket.socket) -> None:
+    runner = await app.start(make(), [listening])
+    assert await health("http", listening) == 200
+    await runner.cleanup()
+
+
+@pytest.mark.asyncio
+async def test_other_addresses_speak_tls_only(
+    listening: socket.socket, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "is_loopback", lambda address: False)
+    with pytest.raises(ValueError, match="only with TLS"):
+        await app.start(make(), [listening])
+    runner = await app.start(make(), [listening], certificate=certificate[0], key=certificate[1])
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    assert await health("https", listening, trusting) == 200
+    with pytest.raises(aiohttp.ClientError):
+        await health("http", listening)
+    await runner.cleanup()
+
+
+@pytest.mark.asyncio
+async def test_a_certificate_that_is_none_is_refused(
+    listening: socket.socket, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "is_loopback", lambda address: False)
+    with pytest.raises(ssl.SSLError):
+        await app.start(make(), [listening], certificate=certificate[1], key=certificate[1])
+    with pytest.raises(FileNotFoundError):
+        await app.start(make(), [listening], certificate=Path("/nowhere"), key=certificate[1])
+
+
+@pytest.mark.asyncio
+async def test_a_unix_socket_is_this_machine(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.bind(str(tmp_path / "admin"))
+        sock.listen()
+        runner = await app.start(make(), [sock])
+        connector = aiohttp.UnixConnector(str(tmp_path / "admin"))
+        url = "http://local/metrics"
+        async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as response:
+            assert response.status == 200
+        await runner.cleanup()
