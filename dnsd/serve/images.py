@@ -154,7 +154,8 @@ class Images:
                 if number not in self._missing:
                     self._complain(f"map table {name!r}: {error}")
                 continue
-            used[key] = image.maps[number] = table
+            used[key] = table
+            image.set_map(number, table)
         self._tables, self._missing = used, missing
 
     def _table(self, name: str) -> tuple[tuple[str, int, int], MapTable]:

@@ -1,7 +1,7 @@
 """Datagrams 64 at a time: recvmmsg(2) and sendmmsg(2) through ctypes, or the same in single calls where those lack.
 
 Lives here: the structures both calls read, turning a batch into Python values and replies back, errors of a socket.
-Does not live here: the event loop and the answering (`serve.udp`), making sockets (`serve.sockets`).
+Does not live here: the event loop and the answering (`serve.udp`), making sockets (`dnsd.sockets`).
 
 What Python does per datagram decides this server's speed, so whatever can be done for a whole batch is one C-level
 call: lengths are one strided `tolist`, addresses one `iter_unpack`, replies one `join` with running offsets as the

@@ -1,0 +1,371 @@
+"""The parent process: binds the sockets, starts store, control and workers, restarts what ends, drains on SIGTERM.
+
+Lives here: sockets, children, signals, the lock on the state directory. Does not live here: DNS, HTTP, the store's
+protocol; nothing here parses anything from outside.
+
+It keeps a duplicate of every socket, so a worker that dies loses no query: what arrives meanwhile waits in the queue
+its successor reads. For the same reason a slot that cannot be started gives its sockets up: as long as anybody holds
+them, the kernel hashes that worker's share of the queries to nobody.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dnsd import metrics, sockets
+from dnsd.config import Config, address
+from dnsd.registry import embedded
+
+FAILED, LOCKED = 1, 5  # exit codes
+SHORT_SECONDS: Final = 3.0  # a child that ends sooner did not start
+BACKOFF_SECONDS: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)  # before a start, by failed starts before it
+HANG_SECONDS: Final = 20.0  # a worker whose event loop has not turned for so long is killed
+LEAVE_SECONDS: Final = 5.0  # for workers, then control, to leave by themselves
+STORE_LEAVE_SECONDS: Final = 10.0
+FEED_BUFFER: Final = 1 << 20
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class Commands(NamedTuple):
+    """What is started; tests put in their own. The JSON argument is appended to `worker` and `control`."""
+
+    worker: Sequence[str] = (sys.executable, "-m", "dnsd.serve.worker")
+    control: Sequence[str] = (sys.executable, "-m", "dnsd.control.app")
+    store: Callable[[Path], list[str]] = embedded.command
+
+
+def run(config: Config, commands: Commands = Commands()) -> int:  # noqa: B008 - immutable
+    """Serve until told to stop; the exit code. Says on stderr why it does not start."""
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _lock(config.state / "lock")
+    except OSError as error:
+        return _refuse(f"state directory {config.state}: {error.strerror or error}", FAILED)
+    if lock is None:
+        return _refuse(f"another dnsd serves from {config.state}: stop it first, or choose another `state`", LOCKED)
+    with lock:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            supervisor = Supervisor(config, commands)
+        except sockets.BindError as error:
+            return _refuse(str(error), FAILED)
+        except (OSError, ValueError) as error:
+            return _refuse(str(error), FAILED)
+        return supervisor.run()
+
+
+class Child:
+    """A process that is started again whenever it ends. `due` is when to start it next, None while it runs or rests."""
+
+    def __init__(self, name: str, argv: Callable[[], list[str]], descriptors: Callable[[], list[int]],
+                 death: int = signal.SIGKILL) -> None:
+        self.name = name
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.failures = 0
+        self.due: float | None = 0.0
+        self._argv, self._descriptors, self._death = argv, descriptors, death
+
+    def start(self, now: float) -> None:
+        """Start it; a start that fails at once counts as one that ended."""
+        self.started, self.due = now, None
+        environment = {name: value for name, value in os.environ.items()
+                       if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
+        try:
+            self.process = subprocess.Popen(  # its own group: Ctrl-C is for the supervisor alone
+                self._argv(), stdin=subprocess.DEVNULL, pass_fds=self._descriptors(), env=environment,
+                process_group=0, preexec_fn=_prepare(self._death))
+        except (OSError, subprocess.SubprocessError) as error:
+            self.ended(now, str(error))
+
+    def poll(self, now: float) -> bool:
+        """Whether it has ended since the last call."""
+        code = self.process.poll() if self.process else None
+        if code is not None:
+            self.process = None
+            self.ended(now, f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
+        return code is not None
+
+    def ended(self, now: float, why: str) -> None:
+        """Plan the next start."""
+        self.failures = self.failures + 1 if now - self.started < SHORT_SECONDS else 0
+        wait = BACKOFF_SECONDS[min(max(self.failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
+        self.due = now + wait
+        _log(f"{self.name} ended ({why}), starting again" + (f" in {wait:g} s" if wait else ""))
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if it runs."""
+        if self.process:
+            self.process.send_signal(number)
+
+
+class Supervisor:
+    """Everything bound and planned; `run` does the rest. OSError, ValueError or BindError where that is impossible."""
+
+    def __init__(self, config: Config, commands: Commands) -> None:
+        self._config = config
+        self._commands = commands
+        workers = config.worker_count
+        _raise_file_limit(config.tcp.connections + 128)
+        self._addresses = sockets.claim([address(text) for text in config.listen])
+        self._admin = sockets.listen([address(text) for text in config.admin.listen])
+        self._bound: list[sockets.Bound | None] = [sockets.bind(self._addresses) for _ in range(workers)]
+        self._lifeline, self._lifeline_end = os.pipe()
+        os.set_blocking(self._lifeline, False)  # children watch it in their event loops, and share the flag
+        self._feeds = [_feed() for _ in range(workers)]
+        self._stats_path = config.state / "stats"
+        self._stats = _new_stats(self._stats_path, workers)
+
+        self._workers = [
+            Child(f"worker {slot}", lambda slot=slot: self._worker_argv(slot),  # type: ignore[misc]
+                  lambda slot=slot: self._worker_descriptors(slot)) for slot in range(workers)]  # type: ignore[misc]
+        self._control = Child("control", self._control_argv, self._control_descriptors, signal.SIGTERM)
+        self._store: Child | None = None
+        if config.registry.url is None:
+            argv = commands.store(config.state)
+            embedded.folder_of(config.state).mkdir(mode=0o700, exist_ok=True)
+            self._store = Child("store", lambda: argv, list, signal.SIGTERM)
+        self._children = [*self._workers, *([self._store] if self._store else []), self._control]
+        self._stopping: int | None = None  # the signal that asked for it
+        self._hurry = False
+        self._ready = False
+        self._looked = time.monotonic()
+        self._trust_beats = self._looked + HANG_SECONDS
+        self._watchdog = _watchdog_seconds()
+
+    def run(self) -> int:
+        """Start everything, keep it running, and leave in order when told to."""
+        dns = " ".join(sockets.text(host, port) for host, port in self._addresses)
+        admin = " ".join(sockets.text(*sock.getsockname()[:2]) for sock in self._admin)
+        self._say(f"{len(self._workers)} workers, DNS on {dns}, admin API on {admin}")
+        while self._stopping is None:
+            self._turn(self._children)
+        self._leave()
+        return 0
+
+    # --- the loop ---
+
+    def _turn(self, kept: Sequence[Child]) -> None:
+        """Wait for a signal or the next thing due, note what ended, start again what is kept."""
+        now = time.monotonic()
+        dues = [child.due for child in kept if child.due is not None]
+        wait = min([0.5 if self._ready else 0.05, *(due - now for due in dues)])
+        info = signal.sigtimedwait(_SIGNALS, max(wait, 0.0))
+        if info:
+            self._signalled(info.si_signo)
+        now = time.monotonic()
+        for child in self._children:
+            if child.poll(now) and child.failures >= 2 and child in self._workers:
+                self._give_up_sockets(self._workers.index(child))
+        for child in kept:
+            if child.due is not None and child.due <= now and not self._hurry:
+                self._start(child, now)
+        self._look(now)
+
+    def _signalled(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._control.signal(signal.SIGHUP)
+        elif number in (signal.SIGTERM, signal.SIGINT):
+            if self._stopping is None:
+                self._stopping = number
+            else:
+                self._hurry = True
+
+    def _start(self, child: Child, now: float) -> None:
+        if child in self._workers:
+            slot = self._workers.index(child)
+            if self._bound[slot] is None:
+                try:
+                    self._bound[slot] = sockets.bind(self._addresses)
+                except sockets.BindError as error:
+                    child.started = now
+                    child.ended(now, str(error))
+                    return
+            head = metrics.head(self._stats, slot)
+            head[metrics.PID] = head[metrics.EPOCH] = 0
+        child.start(now)
+
+    def _give_up_sockets(self, slot: int) -> None:
+        """Let the kernel give this slot's share of the queries to the others until it starts."""
+        bound = self._bound[slot]
+        if bound:
+            bound.close()
+            self._bound[slot] = None
+
+    def _look(self, now: float) -> None:
+        """Ready for the first time? A worker stuck? Tell the service manager that we turn."""
+        if now - self._looked > HANG_SECONDS / 4:  # we were stopped ourselves: their beats are as old as our sleep
+            self._trust_beats = now + HANG_SECONDS
+        self._looked = now
+        serving = 0
+        for slot, child in enumerate(self._workers):
+            head = metrics.head(self._stats, slot)
+            serving += bool(child.process and head[metrics.PID] == child.process.pid and head[metrics.EPOCH])
+            beat = max(head[metrics.BEAT_MS] / 1000, child.started)
+            if child.process and now > self._trust_beats and now - beat > HANG_SECONDS:
+                _log(f"{child.name} has been stuck for {now - beat:.0f} s, killing it")
+                child.signal(signal.SIGKILL)
+        if not self._ready and serving == len(self._workers):
+            self._ready = True
+            self._say("all workers serve")
+            _notify("READY=1")
+        if self._watchdog and now >= self._watchdog[1]:
+            self._watchdog = (self._watchdog[0], now + self._watchdog[0])
+            _notify("WATCHDOG=1")
+
+    def _say(self, text: str) -> None:
+        if self._config.log_level in ("debug", "info"):
+            _log(text)
+
+    # --- leaving ---
+
+    def _leave(self) -> None:
+        """Not ready, still answering; then workers, control and last the store end. A second signal cuts it short."""
+        _notify("STOPPING=1")
+        self._say("draining" if self._stopping == signal.SIGTERM else "stopping")
+        self._control.signal(signal.SIGTERM)  # from now on /readyz says no; it leaves when the lifeline ends
+        if self._stopping == signal.SIGTERM:
+            kept = [*self._workers, *([self._store] if self._store else [])]
+            until = time.monotonic() + self._config.drain_seconds
+            while time.monotonic() < until and not self._hurry:
+                self._turn(kept)
+        self._end(self._workers, signal.SIGTERM, LEAVE_SECONDS)
+        os.close(self._lifeline_end)
+        self._end([self._control], None, LEAVE_SECONDS)
+        if self._store:
+            self._end([self._store], signal.SIGTERM, STORE_LEAVE_SECONDS)
+
+    def _end(self, children: Sequence[Child], number: int | None, seconds: float) -> None:
+        """Ask children to leave and wait; kill who has not in time, or all at once in a hurry."""
+        for child in children:
+            if number is not None:
+                child.signal(number)
+        until = time.monotonic() + seconds
+        while any(child.process for child in children):
+            if self._hurry or time.monotonic() > until:
+                for child in children:
+                    child.signal(signal.SIGKILL)
+            self._turn([])
+
+    # --- what children are given ---
+
+    def _worker_argv(self, slot: int) -> list[str]:
+        bound = self._bound[slot]
+        assert bound is not None  # noqa: S101 - `_start` has made them
+        config = self._config
+        return [*self._commands.worker, json.dumps({
+            "slot": slot, "node": config.node, "workers": len(self._workers), "state": str(config.state),
+            "udp": [s.fileno() for s in bound.udp], "tcp": [s.fileno() for s in bound.tcp],
+            "feed": self._feeds[slot][1].fileno(), "lifeline": self._lifeline, "stats": str(self._stats_path),
+            "limits": config.tcp.model_dump(),
+        })]
+
+    def _worker_descriptors(self, slot: int) -> list[int]:
+        bound = self._bound[slot]
+        assert bound is not None  # noqa: S101 - `_start` has made them
+        return [*(s.fileno() for s in (*bound.udp, *bound.tcp)), self._feeds[slot][1].fileno(), self._lifeline]
+
+    def _control_argv(self) -> list[str]:
+        config = self._config
+        settings: dict[str, Any] = config.model_dump(mode="json")
+        settings |= {
+            "feeds": [ours.fileno() for ours, _ in self._feeds], "lifeline": self._lifeline,
+            "admin": [s.fileno() for s in self._admin], "store_url": config.registry.url or embedded.url(config.state),
+            "stats": str(self._stats_path), "atlas": str(config.atlas), "maps": str(config.maps),
+        }
+        return [*self._commands.control, json.dumps(settings)]
+
+    def _control_descriptors(self) -> list[int]:
+        return [*(ours.fileno() for ours, _ in self._feeds), *(s.fileno() for s in self._admin), self._lifeline]
+
+
+# --- the process's surroundings ---------------------------------------------------------------------------------------
+
+
+def _lock(path: Path) -> Any:
+    """The open, locked file with our pid in it; None when another process holds it."""
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+b")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate()
+    file.write(f"{os.getpid()}\n".encode())
+    file.flush()
+    return file
+
+
+def _new_stats(path: Path, workers: int) -> memoryview:
+    """The shared counters, all zero, in a new file: processes that are still leaving keep the old one."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
+        file.truncate(workers * metrics.REGION)
+        return memoryview(mmap.mmap(file.fileno(), 0))
+
+
+def _feed() -> tuple[socket.socket, socket.socket]:
+    """Control's end and the worker's; both stay open here, so that neither side's restart loses a frame."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FEED_BUFFER)
+        end.setblocking(False)
+    return pair
+
+
+def _prepare(death: int) -> Callable[[], None]:
+    """What a child does before exec: die with this process, whatever state it is in, and take signals again."""
+    prctl = ctypes.CDLL(None).prctl
+
+    def prepare() -> None:
+        prctl(_PR_SET_PDEATHSIG, death)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    return prepare
+
+
+def _raise_file_limit(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        goal = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
+        if goal < wanted:
+            _log(f"only {goal} open files are allowed, tcp.connections wants {wanted}")
+
+
+def _notify(state: str) -> None:
+    """sd_notify(3): one datagram to the service manager, if there is one."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def _watchdog_seconds() -> tuple[float, float] | None:
+    """How often to tell the service manager that we turn, and when next; None when it does not ask."""
+    asked = os.environ.get("WATCHDOG_USEC", "")
+    return (int(asked) / 2e6, 0.0) if asked.isdigit() and int(asked) else None
+
+
+def _refuse(text: str, code: int) -> int:
+    _log(text)
+    return code
+
+
+def _log(text: str) -> None:
+    print(f"dnsd supervisor: {text}", file=sys.stderr, flush=True)
