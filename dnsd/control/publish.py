@@ -104,9 +104,10 @@ class Publisher:
             self.stamp = self.image.stamp
 
     def adopt(self, epoch: int) -> None:
-        """The fleet is the registry's: publish it whole, in this epoch, and from now on follow it."""
+        """The fleet is the registry's, of this epoch: publish it, whole the first time, and from now on follow it."""
         self._epoch = epoch
-        self.mark(structure=f"epoch {epoch:016x}")
+        first = self.counts.images == 0 or epoch != self.stamp.epoch
+        self.mark(structure=f"epoch {epoch:016x}" if first else "")
 
     def hold(self) -> None:
         """The fleet is in doubt: publish nothing of it until the next `adopt`."""
@@ -120,15 +121,17 @@ class Publisher:
         self._wake.set()
 
     def set_maps(self, views: Mapping[int, MapView], tables: Mapping[int, MapTable], services: Iterable[str]) -> None:
-        """These maps are ready, and these services refer to others than before.
+        """These maps are ready, and these services refer to others, or to more columns, than before.
 
-        A new map goes out by itself. Another table for a map in use is a whole image: what was remembered of its rows
-        dies with the image it was remembered in.
+        A map that is new or has another table goes out by itself; where columns in use have moved, records and tables
+        must change at the same moment, and so the image goes out whole.
         """
-        other = any(number in self.maps and self.maps[number] != view for number, view in views.items())
-        self._batch.maps |= views.keys() - self.maps.keys()
+        moved = any(
+            number in self.maps and view.sites[: len(self.maps[number].sites)] != self.maps[number].sites
+            for number, view in views.items())
+        self._batch.maps |= {number for number, view in views.items() if self.maps.get(number) != view}
         self.maps, self.tables = dict(views), dict(tables)
-        self.mark(services, structure="map table" if other else "")
+        self.mark(services, structure="map columns" if moved else "")
 
     @property
     def following(self) -> bool:
@@ -260,13 +263,14 @@ class Publisher:
         self.counts.records += len(good)
         self._send(frames.encode(layout.F_RECORDS, stamp, start, good), stamp)
 
-    def _send_maps(self, image: Image, added: set[int]) -> None:
-        """Tell which table each new map is."""
-        items = [(number, self.maps[number].file.encode()) for number in sorted(added) if number in self.maps]
+    def _send_maps(self, image: Image, changed: set[int]) -> None:
+        """Tell which table each of these maps is."""
+        items = [(number, self.maps[number].file.encode()) for number in sorted(changed) if number in self.maps]
         if not items:
             return
         start, stamp = self.stamp, self._next(self.stamp.version)
-        image.maps.update({number: self.tables[number] for number, _ in items if number in self.tables})
+        for number in self.tables.keys() & changed:
+            image.set_map(number, self.tables[number])
         image.map_refs.update({number: self.maps[number].file for number, _ in items})
         image.apply([], stamp)
         self._send(frames.encode(layout.F_MAP, stamp, start, items), stamp)
