@@ -17,6 +17,7 @@ from dnsd.compile import service as record
 from dnsd.compile.zones import Branch, Tree, tree
 from dnsd.dns import names, types
 from dnsd.image import layout
+from dnsd.image.reading import checksum
 from dnsd.model import MapView, RRset, ServiceView, Stamp, ZoneView
 
 
@@ -190,5 +191,7 @@ def _file(sections: Sequence[tuple[int, int, bytes | bytearray]], stamp: Stamp, 
     header = layout.HEADER.pack(
         magic=layout.IMAGE_MAGIC, layout=layout.LAYOUT, sections=len(sections), epoch=stamp.epoch,
         version=stamp.version, node_seq=stamp.node_seq, made_ms=made_ms, size=layout.HEADER.size + len(rest),
-        crc=crc32(rest), depth=depth)
-    return header + rest
+        crc=0, depth=depth)
+    file = bytearray(header + rest)
+    struct.pack_into("<I", file, layout.HEADER.at["crc"], checksum(file))
+    return bytes(file)

@@ -11,7 +11,7 @@ is one datagram and becomes visible whole; a change too large for one goes out a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from dnsd.image import layout
@@ -32,9 +32,14 @@ def encode(kind: int, stamp: Stamp, start: Stamp, items: Sequence[tuple[int, byt
     body = b"".join(layout.ITEM.struct.pack(index, len(data)) + data for index, data in items)
     if layout.FRAME.size + len(body) > layout.FRAME_MAX or len(items) > 0xFFFF:
         raise ValueError(f"frame of {len(body)} octets")
-    return layout.FRAME.struct.pack(
+    head = layout.FRAME.struct.pack(
         layout.FRAME_MAGIC, kind, len(items), stamp.epoch, stamp.version, stamp.node_seq, start.version, start.node_seq,
-        len(body), crc32(body)) + body
+        len(body), 0)[:_CRC]
+    return head + crc32(body, crc32(head)).to_bytes(4, "little") + body
+
+
+_CRC: Final = layout.FRAME.at["crc"]
+"""The checksum stands last in the head and is of all the rest: a stamp that lies would be as bad as a torn record."""
 
 
 def fits(items: Sequence[tuple[int, bytes]]) -> bool:
@@ -49,7 +54,7 @@ def decode(data: bytes | memoryview, at: int = 0) -> tuple[Frame, int]:
     (magic, kind, count, epoch, version, node_seq, from_version, from_node_seq, size, crc) = (
         layout.FRAME.unpack_from(data, at))
     body = bytes(data[at + layout.FRAME.size : at + layout.FRAME.size + size])
-    if magic != layout.FRAME_MAGIC or len(body) != size or crc32(body) != crc:
+    if magic != layout.FRAME_MAGIC or len(body) != size or crc32(body, crc32(data[at : at + _CRC])) != crc:
         raise ValueError("torn or damaged frame")
     items: list[tuple[int, bytes]] = []
     offset = 0

@@ -85,7 +85,7 @@ class Image:
     """An image over a buffer (mapped file or bytes) that stays valid as long as the object; ImageError if it is none.
 
     `nodes` holds what was unfolded; `get(name)` unfolds. `maps` are the tables by id, which the holder opens (they are
-    other files) and sets; a record whose map is missing is answered by weights alone until it is there.
+    other files) and gives to `set_map`; a record whose map is missing is answered by weights alone until it is there.
     """
 
     def __init__(self, buffer: bytes | memoryview) -> None:
@@ -149,6 +149,14 @@ class Image:
             self._patched[index] = data
             self._plans[index] = plan
         self.stamp = stamp
+
+    def set_map(self, number: int, table: MapTable) -> None:
+        """Use that table for that map from now on. Row numbers mean nothing in another table: orders are forgotten."""
+        if self.maps.get(number) is not table:
+            self.maps[number] = table
+            for plan in self._plans:
+                if plan is not None and plan.map_id == number:
+                    plan.forget()
 
     # --- reading, in order of use ---
 
@@ -214,6 +222,13 @@ class Image:
                      (extra_count, bytes(blob[extra : extra + extra_size])))
 
 
+def checksum(data: bytes | bytearray | memoryview) -> int:
+    """CRC-32 of a whole image, its header too (a stamp or depth that lies is as bad as any), the checksum itself zero.
+    """
+    at = layout.HEADER.at["crc"]
+    return crc32(data[layout.HEADER.size :], crc32(bytes(data[:at]) + bytes(4) + data[at + 4 : layout.HEADER.size]))
+
+
 def _sections(view: memoryview) -> dict[int, tuple[int, int, int]]:
     """kind -> (count, offset, size), everything checked that a look-up later relies on."""
     if len(view) < layout.HEADER.size:
@@ -223,7 +238,7 @@ def _sections(view: memoryview) -> dict[int, tuple[int, int, int]]:
         raise ImageError(f"no image of layout {layout.LAYOUT}")
     if header["size"] != len(view):
         raise ImageError(f"{len(view)} octets, its header says {header['size']}")
-    if crc32(view[layout.HEADER.size :]) != header["crc"]:
+    if checksum(view) != header["crc"]:
         raise ImageError("damaged: checksum differs")
     found: dict[int, tuple[int, int, int]] = {}
     for i in range(header["sections"]):

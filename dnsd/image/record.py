@@ -4,7 +4,7 @@ Lives here: reading a record's bytes, the memo of its orders by row, the answer'
 Does not live here: writing (`compile.service`), which row a client has (`image.table`).
 
 A `Plan` is made from a record's bytes at first use and thrown away with them, and its memo with it: a memo never
-outlives the record it was made from, so nothing has to be invalidated.
+outlives the record it was made from. Only another table for the record's map makes it `forget`.
 """
 
 from __future__ import annotations
@@ -67,11 +67,16 @@ class Plan:
         self.rrs_aaaa = [_rr(28, self.ttl, c.aaaa) if c.aaaa else b"" for c in self.candidates]
         self.first_a = _first_tier([(i, c) for i, c in enumerate(self.candidates) if c.a])
         self.first_aaaa = _first_tier([(i, c) for i, c in enumerate(self.candidates) if c.aaaa])
-        self.tops_a: dict[int, tuple[int, ...]] = {}
-        self.tops_aaaa: dict[int, tuple[int, ...]] = {}
-        self._groups_a: dict[int, list[list[int]]] = {}
-        self._groups_aaaa: dict[int, list[list[int]]] = {}
-        self._reach: list[int] = []
+        self.tops_a: dict[int, tuple[int, ...]]
+        self.tops_aaaa: dict[int, tuple[int, ...]]
+        self._groups_a: dict[int, list[list[int]]]
+        self._groups_aaaa: dict[int, list[list[int]]]
+        self._reach: list[int]
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what is remembered by row: the map's table is another one."""
+        self.tops_a, self.tops_aaaa, self._groups_a, self._groups_aaaa, self._reach = {}, {}, {}, {}, []
 
     def top(self, v6: bool, row: int, table: MapTable) -> tuple[int, ...]:
         """The best group for that row, as `groups` would have it first; for plain records, and remembered by row.
