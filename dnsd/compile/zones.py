@@ -47,6 +47,8 @@ def tree(zones: Sequence[ZoneView], services: Sequence[ServiceView]) -> Tree:
         twice = [zone for number, zone in enumerate(zones) if apexes[zone.apex] != number]
         faults += [Fault(names.to_text(zone.apex), "zone is there twice") for zone in twice]
     found: Tree = {zone.apex: Branch(zone.apex, number) for number, zone in enumerate(zones)}
+    for apex in apexes:
+        _grow_above(found, apexes, apex)
     for number, zone in enumerate(zones):
         for rrset in zone.rrsets:
             _place(found, apexes, number, zone, rrset, faults)
@@ -98,6 +100,10 @@ def _place(
         faults.append(Fault(text, "NS at a wildcard has no meaning (RFC 4592 §4.2)"))
     if not rrset.rdatas:
         faults.append(Fault(text, f"{types.type_text(rrset.type)} rrset is empty"))
+    if rrset.type in (types.CNAME, types.DNAME, types.SOA) and len(rrset.rdatas) > 1:
+        faults.append(Fault(text, f"more than one {types.type_text(rrset.type)}"))
+    if rrset.type == types.SOA and rrset.owner != zone.apex:
+        faults.append(Fault(text, "SOA at a name that is not the apex"))
     branch.rrsets[rrset.type] = rrset
     if types.CNAME in branch.rrsets and branch.rrsets.keys() - {types.CNAME, types.RRSIG, types.NSEC}:
         faults.append(Fault(text, "CNAME and other data (RFC 1034 §3.6.2)"))
@@ -133,25 +139,29 @@ def _grow(found: Tree, owner: bytes, zone: int) -> Branch:
     return branch
 
 
+def _grow_above(found: Tree, apexes: dict[bytes, int], apex: bytes) -> None:
+    """The names between an apex and the zone around it, if there is one: they exist in that zone."""
+    above = next(names.parents(apex), None)
+    around = None if above is None else zone_of(above, apexes)
+    if above is not None and around is not None:
+        _grow(found, above, around)
+
+
 def _apexes_complete(found: Tree, zones: Sequence[ZoneView], faults: list[Fault]) -> None:
     for zone in zones:
         have = found[zone.apex].rrsets
         for type_ in (types.SOA, types.NS):
             if type_ not in have:
                 faults.append(Fault(names.to_text(zone.apex), f"zone has no {types.type_text(type_)} at its apex"))
-        if types.SOA in have and len(have[types.SOA].rdatas) != 1:
-            faults.append(Fault(names.to_text(zone.apex), "zone has more than one SOA"))
 
 
 def _cuts(ordered: Tree, apexes: dict[bytes, int], faults: list[Fault]) -> None:
     for name, branch in ordered.items():
         if name in apexes:
             continue
-        parent = ordered.get(next(names.parents(name), b""))
-        above = parent.cut if parent is not None else None
-        branch.cut = above or (name if types.NS in branch.rrsets else None)
+        branch.cut = ordered[next(names.parents(name))].cut or (name if types.NS in branch.rrsets else None)
         if branch.service is not None and branch.cut is not None:
             faults.append(Fault(names.to_text(name), f"service lies at or below the cut {names.to_text(branch.cut)}"))
         hidden = next((p for p in names.parents(name) if p in ordered and types.DNAME in ordered[p].rrsets), None)
-        if hidden is not None and ordered[hidden].zone == branch.zone and branch.cut is None:
+        if hidden is not None and ordered[hidden].zone == branch.zone and branch.cut in (None, name):
             faults.append(Fault(names.to_text(name), f"lies below the DNAME {names.to_text(hidden)} (RFC 6672 §2.4)"))
