@@ -43,7 +43,8 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
     name = asked[0]
     # No name in the image has more labels than `depth`, so deeper ancestors need not be looked for.
     for at in starts[max(0, len(starts) - 1 - image.depth) :]:
-        node = image.nodes.get(name[at - 12 :]) or image.get(name[at - 12 :])
+        suffix = name[at - 12 :]
+        node = image.nodes.get(suffix) or image.get(suffix)
         if node is not None:
             return _from_encloser(asked, node, image, count)
     return REFUSED
@@ -52,26 +53,39 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
 def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """The answer at a node that has no finished entry for the question."""
     name, key, tail, *_ = asked
-    if key[2:] != b"\0\1" or key[:2] in (b"\0\xfb", b"\0\xfc"):
-        # Another class than IN, or a transfer: not from here (RFC 5936 §2.2.1).
+    if _is_foreign(key):
         return NOT_HERE
     if node.cut is not None and (node.cut is not node or key != KEY_DS):
         return _referral(tail, node.cut)
-    if key == _ANY and not node.flags & layout.N_EMPTY:
-        return wire.heads(answers=1), _HINFO, 0, 0, b"", metrics.KIND_ANY  # RFC 8482 §4.2
     if node.flags & layout.N_CNAME and key != KEY_CNAME:
         return _chain(asked, node, image, count)
-    return _ends(asked, node, image, count) or _denial(name, node, types.NOERROR)
+    if key == _ANY and not node.flags & layout.N_EMPTY:
+        return wire.heads(answers=1), _HINFO, 0, 0, b"", metrics.KIND_ANY  # RFC 8482 §4.2
+    return _ends(asked, node, image, count) or _denial(name, _denier(key, node, image), types.NOERROR)
+
+
+def _is_foreign(key: bytes) -> bool:
+    """Another class than IN, or a transfer: not from here (RFC 5936 §2.2.1), wherever the name lies."""
+    return key[2:] != b"\0\1" or key[:2] in (b"\0\xfb", b"\0\xfc")
+
+
+def _denier(key: bytes, node: Node, image: Image) -> Node:
+    """The node whose zone says that a type is absent: of DS the parent's, where we hold it (RFC 4035 §3.1.4.1)."""
+    if key == KEY_DS and node.flags & layout.N_APEX and node.name != b"\0":
+        above = _encloser(node.name[1 + node.name[0] :], image)
+        if above is not None and above[0].cut is None:
+            return above[0]
+    return node
 
 
 def _from_encloser(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     name, key, tail, *_ = asked
-    if node.cut is not None:
-        return _referral(tail, node.cut)
     if node.name == name:
         return present(asked, node, image, count)
-    if key[2:] != b"\0\1":
+    if _is_foreign(key):
         return NOT_HERE
+    if node.cut is not None:
+        return _referral(tail, node.cut)
     if node.flags & layout.N_DNAME:
         return _chain(asked, node, image, count)
     if node.wildcard is not None:
@@ -104,33 +118,41 @@ def _denial(name: bytes, node: Node, rcode: int) -> Outcome:
 
 def _referral(tail: int, cut: Node) -> Outcome:
     """The cut's NS in authority, glue in additional, AA clear (RFC 1034 §4.3.2 3b); scope 0 (RFC 7871 §7.4)."""
-    entry = cut.referral
-    if entry is None:
-        return wire.heads(types.SERVFAIL, aa=False), b"", types.SERVFAIL, 0, b"", metrics.KIND_SERVFAIL
+    entry = _delegation(cut)
     owner = (0xC000 | tail - 4 - len(cut.name)).to_bytes(2, "big")
     body = wire.reown(entry.data, entry.count, owner) + entry.extra
     heads = wire.heads(aa=False, authority=entry.count, extra=entry.extra_count)
     return heads, body, 0, 0, b"", metrics.KIND_REFERRAL
 
 
+def _delegation(cut: Node) -> Entry:
+    entry = cut.referral
+    assert entry is not None  # a cut is one by its NS rrset  # noqa: S101
+    return entry
+
+
+def _soa(node: Node) -> bytes:
+    return node.zone.apex + node.zone.soa_tail
+
+
 def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """Follow CNAME and DNAME; the rcode is that of the last name (RFC 6604 §2), the scope the longest of all parts."""
-    name, _, tail, *_ = asked
+    name, key, tail, *_ = asked
     kind = metrics.KIND_DNAME if node.name != name and node.flags & layout.N_DNAME else metrics.KIND_CNAME
     body, answers = b"", 0
     owner = b"\xc0\x0c"
     seen = {name}
     for _ in range(CHAIN_MAX):
-        step = _alias(name, owner, node)
-        if step is None:
-            return wire.heads(types.YXDOMAIN, answers=answers), body, types.YXDOMAIN, 0, b"", kind
-        rrs, number, target, back = step
+        rrs, number, target = _alias(name, owner, node)
         body += rrs
         answers += number
-        at = tail + len(body) - back
+        if len(target) > 255:  # RFC 6672 §2.2; the DNAME is told all the same (§3.2, 3C)
+            return wire.heads(types.YXDOMAIN, answers=answers), body, types.YXDOMAIN, 0, b"", kind
+        at = tail + len(body) - len(target)
         owner = (0xC000 | at).to_bytes(2, "big") if at < 0x4000 else target
         name = target.lower()
-        found = None if name in seen else _encloser(name, image)
+        # An alias is all there is to say to ANY (RFC 8482 §4.1), and the answer itself to CNAME.
+        found = None if name in seen or key in (_ANY, KEY_CNAME) else _encloser(name, image)
         seen.add(name)
         if found is None:
             break
@@ -144,22 +166,23 @@ def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) 
     return wire.heads(answers=answers), body, 0, 0, b"", kind
 
 
-def _alias(name: bytes, owner: bytes, node: Node) -> tuple[bytes, int, bytes, int] | None:
-    """RRs of one alias step, their number, where it leads, and how far from the end of the RRs that name starts.
+def _alias(name: bytes, owner: bytes, node: Node) -> tuple[bytes, int, bytes]:
+    """RRs of one alias step, their number, and where it leads, which is also the end of the RRs.
 
-    None when a DNAME makes a name too long (RFC 6672 §2.2: YXDOMAIN).
+    A DNAME may lead to a name longer than 255 octets; then its CNAME is left out.
     """
     entry = node.answers.get(KEY_CNAME)
     if isinstance(entry, Entry):
         target = entry.data[12:]
-        return owner + entry.data[2:], 1, target, len(target)
+        return owner + entry.data[2:], 1, target
     entry = node.answers[KEY_DNAME]
     assert isinstance(entry, Entry)  # the flag N_DNAME is set only with the rrset  # noqa: S101
     target = name[: len(name) - len(node.name)] + entry.data[12:]
+    dname = node.name + entry.data[2:]
     if len(target) > 255:
-        return None
+        return dname, 1, target
     cname = owner + b"\0\5\0\1" + entry.data[6:10] + len(target).to_bytes(2, "big") + target
-    return node.name + entry.data[2:] + cname, 2, target, len(target)
+    return dname + cname, 2, target
 
 
 _Landed = tuple[int, int, int, bytes, int, int, bytes]
@@ -170,22 +193,19 @@ def _land(asked: Asked, name: bytes, owner: bytes, found: tuple[Node, Node], ima
           count: MutableSequence[int]) -> Node | _Landed:
     """What the chain's next name comes to: the node of a further alias, or the end of the answer."""
     encloser, node = found
-    if encloser.cut is not None:
-        entry = encloser.cut.referral
-        if entry is None:
-            return 0, 0, 0, b"", types.SERVFAIL, 0, b""
+    if encloser.cut is not None and (encloser.cut is not node or node.name != name or asked[1] != KEY_DS):
+        entry = _delegation(encloser.cut)
         body = wire.reown(entry.data, entry.count, encloser.cut.name) + entry.extra
         return 0, entry.count, entry.extra_count, body, 0, 0, b""
-    denial = encloser.zone.apex + encloser.zone.soa_tail
     if node.name != name and node is encloser:
         if node.flags & layout.N_DNAME:
             return node
-        return 0, 1, 0, denial, types.NXDOMAIN, 0, b""
-    if node.flags & layout.N_CNAME and asked[1] not in (KEY_CNAME, _ANY):
+        return 0, 1, 0, _soa(encloser), types.NXDOMAIN, 0, b""
+    if node.flags & layout.N_CNAME:
         return node
     end = _ends(asked, node, image, count)
     if end is None:
-        return 0, 1, 0, denial, 0, 0, b""
+        return 0, 1, 0, _soa(_denier(asked[1], node, image)), 0, 0, b""
     heads, body, rcode, scope, options, _ = end
     number = int.from_bytes(heads[0][4:6], "big")
     return number, 0, 0, wire.reown(body, number, owner), rcode, scope, options
