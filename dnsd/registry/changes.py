@@ -52,8 +52,8 @@ def lease_arguments(request: LeaseRequest, token: str, *, take_over: bool) -> tu
     if faults:
         raise errors.Invalid(faults=faults)
     lease = {
-        "id": request.holder, "holder": request.holder, "ttl": request.ttl, "endpoints": [e.key for e in endpoints],
-        "token": token}
+        "id": request.holder, "holder": request.holder, "ttl": request.ttl, "token": token,
+        "endpoints": tuple(e.key for e in endpoints)}
     args = [token, "1" if take_over else "", request.holder, str(request.ttl), json.dumps(lease, separators=(",", ":"))]
     for e in endpoints:
         args += [e.key, text(e), e.site, f"+{_bits(bool(e.a), bool(e.aaaa))}"]

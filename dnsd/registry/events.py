@@ -32,7 +32,7 @@ def follow(version: int, chain: str, entries: Iterable[Entry]) -> list[Event]:
     """The events of entries that must continue `version` and its `chain`. Raises Gap."""
     events: list[Event] = []
     for raw_id, flat in entries:
-        fields = dict(zip(flat[::2], flat[1::2], strict=False))
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
         before, version = version, int(raw_id.partition(b"-")[0])
         if version != before + 1:
             raise Gap("trimmed", f"from version {before} to {version}")
@@ -56,14 +56,7 @@ def _events(cursor: str, version: int, chain: str, body: list[list[Any]]) -> Ite
 
 def entries(reply: Any) -> list[Entry]:
     """The entries of an XREAD reply about one stream."""
-    return flat(reply[0][1]) if reply else []
-
-
-def flat(reply: Any) -> list[Entry]:
-    """Stream entries with their fields as one flat list, whichever form the client gave them."""
-    return [
-        (raw_id, [part for pair in fields.items() for part in pair] if isinstance(fields, dict) else list(fields or ()))
-        for raw_id, fields in reply]
+    return list(reply[0][1]) if reply else []
 
 
 def split(cursor: str) -> tuple[int, str]:
@@ -77,7 +70,7 @@ def split(cursor: str) -> tuple[int, str]:
 
 def audit_entry(raw_id: bytes, flat: list[bytes]) -> AuditEntry:
     """One audit entry; JSON that cannot be read back is given as text."""
-    fields = {name.decode(): text for name, text in zip(flat[::2], flat[1::2], strict=False)}
+    fields = {name.decode(): text for name, text in zip(flat[::2], flat[1::2], strict=True)}
     text = {name: fields.get(name, b"").decode(errors="replace") for name in ("at", "actor", "action", "kind", "key")}
     return AuditEntry(
         raw_id.decode(), int(text["at"] or 0), text["actor"], text["action"], text["kind"], text["key"],

@@ -10,6 +10,7 @@ A connection found closed when it is taken from the pool is opened again, so a r
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar
@@ -17,11 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 
 from dnsd.registry.errors import Unavailable
-from dnsd.registry.scripts import KEYS, Script
+from dnsd.registry.scripts import KEYS, READ, Script
 from dnsd.registry.values import Durability
 
 CONNECT_SECONDS: Final = 1.0
@@ -46,9 +49,11 @@ class Link:
         self._long = self._client(url, None)
 
     def _client(self, url: str, timeout: float | None) -> Any:  # redis-py types its calls only in part
-        return client(
+        made = client(
             url, socket_timeout=timeout, socket_connect_timeout=CONNECT_SECONDS, protocol=2, driver_info=None,
             redis_connect_func=self._connected)
+        made.response_callbacks.clear()  # replies as the store sends them: scripts and commands answer alike
+        return made
 
     async def _connected(self, connection: AbstractConnection) -> None:
         self._durability = None  # perhaps another server, or the same with another configuration
@@ -56,24 +61,35 @@ class Link:
 
     async def close(self) -> None:
         """Closes every connection."""
-        await self._short.aclose()
-        await self._long.aclose()
+        await close(self._short)
+        await close(self._long)
 
     async def run(self, script: Script, *args: str | bytes | int) -> list[Any]:
         """Runs a script over all keys. Raises Unavailable."""
         tail = (len(self._key_list), *self._key_list, *args)
         try:
-            return await self._ask(self._short.execute_command("EVALSHA", script.sha, *tail), OPERATION_SECONDS)
-        except NoScriptError:
-            return await self._ask(self._short.execute_command("EVAL", script.text, *tail), OPERATION_SECONDS)
+            try:
+                return await self._ask(self._short.execute_command("EVALSHA", script.sha, *tail), OPERATION_SECONDS)
+            except NoScriptError:
+                return await self._ask(self._short.execute_command("EVAL", script.text, *tail), OPERATION_SECONDS)
+        except OutOfMemoryError as error:
+            raise Unavailable(f"the store is full: {error}") from error
 
     async def together(self, *commands: Command, seconds: float = OPERATION_SECONDS) -> list[Any]:
-        """Runs commands as one transaction: their replies show one state of the store. Raises Unavailable."""
+        """Runs reading commands at one moment: their replies show one state of the store. Raises Unavailable.
+
+        A store at its memory limit queues no transaction; there a script does it, at three times the store's time.
+        """
         target = self._short if seconds <= OPERATION_SECONDS else self._long
         pipeline = target.pipeline(transaction=True)
         for command in commands:
             pipeline.execute_command(*command)
-        return await self._ask(pipeline.execute(), seconds)
+        try:
+            replies: list[Any] = await self._ask(pipeline.execute(), seconds)
+        except OutOfMemoryError:
+            texts = [[part.decode() if isinstance(part, bytes) else str(part) for part in one] for one in commands]
+            replies = await self.run(READ, json.dumps(texts))
+        return replies
 
     async def wait(self, *command: str | bytes | int, seconds: float) -> Any:
         """Runs a command that itself waits up to `seconds`. Raises Unavailable."""
@@ -98,11 +114,11 @@ class Link:
         return {"always": "fsync", "everysec": "aof"}.get(options.get("appendfsync", ""), "unknown")  # type: ignore[return-value]
 
     async def _ask(self, call: Awaitable[T], seconds: float) -> T:
-        """Waits for a reply. Raises Unavailable, and NoScriptError as it is."""
+        """Waits for a reply. Raises Unavailable; NoScriptError and OutOfMemoryError are left to the caller."""
         try:
             async with asyncio.timeout(seconds + CONNECT_SECONDS):
                 return await call
-        except NoScriptError:
+        except (NoScriptError, OutOfMemoryError):
             raise
         except ResponseError as error:
             raise Unavailable(f"the store refuses: {error}") from error
@@ -127,11 +143,21 @@ def client(url: str, **options: Any) -> Redis:
         user, _, password = login.partition(":")
         options |= {"username": unquote(user) or None, "password": unquote(password)}
     options |= {"db": int(database or 0), "ssl": scheme.startswith("rediss")}
-    patience = {"socket_timeout": CONNECT_SECONDS, "socket_connect_timeout": CONNECT_SECONDS}
+    to_sentinel = {
+        "socket_timeout": CONNECT_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, "retry": Retry(NoBackoff(), 0),
+        "driver_info": None, "protocol": 2}
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        [_host(text) for text in hosts.split(",")], sentinel_kwargs={**patience, "driver_info": None, "protocol": 2})
+        [_host(text) for text in hosts.split(",")], sentinel_kwargs=to_sentinel)
     master: Redis = sentinel.master_for(unquote(name), **options)
     return master
+
+
+async def close(of: Any) -> None:
+    """Closes a client's connections, those to Sentinels too."""
+    await of.aclose()
+    if isinstance(of.connection_pool, SentinelConnectionPool):
+        for sentinel in of.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def _host(text: str) -> tuple[str, int]:

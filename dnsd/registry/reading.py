@@ -50,9 +50,9 @@ def stored(kind: Kind, key: str, raw: bytes, deadline: bytes | None = None) -> S
     """One raw value; a lease's deadline is kept beside it. Raises Corrupt."""
     version, _, json = raw.partition(b" ")
     if kind is Kind.LEASE:
-        if not json.endswith(b"}") or not deadline:
+        if not json.endswith(b"}") or deadline is None or not deadline.isdigit():
             raise Corrupt("not a lease with a deadline")
-        json = b'%s,"deadline":%d}' % (json[:-1], int(float(deadline)))
+        json = b'%b,"deadline":%b}' % (json[:-1], deadline)
     if not version.isdigit():
         raise Corrupt("no version before the value")
     return Stored(value(kind, key, json), etag(raw), int(version))

@@ -51,4 +51,7 @@ ACQUIRE: Final = _join("acquire", "commit", "lease")
 RENEW: Final = _join("renew", "commit", "lease", flags=" flags=allow-oom")
 RELEASE: Final = _join("release", "commit", "lease", flags=" flags=allow-oom")
 TICK: Final = _join("tick", "commit", "lease", flags=" flags=allow-oom")
+DELETE: Final = _join("write", "commit", flags=" flags=allow-oom")
+"""WRITE, for deletes only."""
 PAGE: Final = _join("page", flags=" flags=no-writes")
+READ: Final = _join("read", flags=" flags=no-writes")

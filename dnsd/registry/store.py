@@ -77,7 +77,8 @@ class Registry:
         at = self._at(head)
         if at is None:
             raise errors.Unavailable("the store was emptied while it was read")
-        return await reading.loaded(at, dict(zip(LOADED, raws, strict=True)), owned, dict(pairs(deadlines)))
+        values = {kind: dict(pairs(flat)) for kind, flat in zip(LOADED, raws, strict=True)}
+        return await reading.loaded(at, values, dict(pairs(owned)), dict(pairs(deadlines)))
 
     async def get(self, kind: Kind, key: str) -> Stored | None:
         """One object; None when there is none, or what is there cannot be read back."""
@@ -134,7 +135,7 @@ class Registry:
         args = [actor, action, "" if if_version is None else str(if_version)]
         for change in changes:
             args += encoding.arguments(change)
-        reply = await self._run(scripts.WRITE, *args)
+        reply = await self._run(scripts.DELETE if action == "delete" else scripts.WRITE, *args)
         if reply[0] == b"stale":
             raise errors.PreconditionFailed(f"the registry is at version {reply[1].decode()}, not {if_version}")
         if reply[0] == b"faults":
@@ -219,7 +220,7 @@ class Registry:
         keys = [self._link.keys[trail] for trail in (scripts.AUDIT, scripts.AUDIT_LEASES)]
         first = f"({after}" if after else "-"
         trails = await self._link.together(*(("XRANGE", key, first, "+", "COUNT", limit) for key in keys))
-        entries = [events.audit_entry(raw_id, flat) for trail in trails for raw_id, flat in events.flat(trail)]
+        entries = [events.audit_entry(raw_id, flat) for trail in trails for raw_id, flat in trail]
         return sorted(entries, key=lambda entry: entry.version)[:limit]
 
     # The store's history

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -115,14 +114,12 @@ async def registry(empty: Registry) -> Registry:
 
 async def pass_lease_time(raw: Redis, milliseconds: int) -> None:
     """Lease time as if ticks had counted it; real time since is kept out of it."""
-    await raw.hset("dnsd:meta", "lease_seen", 0)  # type: ignore[misc]
-    await raw.hincrby("dnsd:meta", "lease_clock", milliseconds)  # type: ignore[misc]
+    await raw.hset("dnsd:meta", "lease_seen", 0)
+    await raw.hincrby("dnsd:meta", "lease_clock", milliseconds)
 
 
 async def let_gap(raw: Redis, milliseconds: int) -> None:
     """As if the last tick had been so long ago (or in the future)."""
     seconds, micros = await raw.time()
-    await raw.hset("dnsd:meta", "lease_seen", seconds * 1000 + micros // 1000 - milliseconds)  # type: ignore[misc]
+    await raw.hset("dnsd:meta", "lease_seen", seconds * 1000 + micros // 1000 - milliseconds)
 
-
-__all__ = ["Server", "let_gap", "pass_lease_time", "signal"]

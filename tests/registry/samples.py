@@ -37,7 +37,9 @@ def fallback(a: str = "192.0.2.99") -> Fallback:
     return Fallback(a=(IPv4Address(a),))
 
 
-def spec(name: str, *, at: str = "fra", of: str = API, a: str | None = "192.0.2.1", aaaa: str | None = None) -> EndpointSpec:
+def spec(
+    name: str, *, at: str = "fra", of: str = API, a: str | None = "192.0.2.1", aaaa: str | None = None,
+) -> EndpointSpec:
     return EndpointSpec(
         id=name, service=of, site=at, a=IPv4Address(a) if a else None, aaaa=IPv6Address(aaaa) if aaaa else None)
 
