@@ -34,7 +34,8 @@ def main(folder: Path) -> None:
     print(f"{len(pairs)} pairs of {len(places)} places")
     for name, (base, slope) in (("least squares", squares), ("least absolute deviations", line)):
         off = np.abs(base + slope * km - ms)
-        print(f"{name:26} BASE_MS {base:6.2f}  MS_PER_KM {slope:.5f}  off by {off.mean():.1f} ms (median {np.median(off):.1f})")
+        wide = f"off by {off.mean():.1f} ms, median {np.median(off):.1f}"
+        print(f"{name:26} BASE_MS {base:6.2f}  MS_PER_KM {slope:.5f}  {wide}")
     print(f"declared{'':18} BASE_MS {distance.BASE_MS:6.2f}  MS_PER_KM {distance.MS_PER_KM:.5f}")
 
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, Final
 
 import geoip2.database
 import geoip2.errors
+import maxminddb
 import numpy as np
 import pyasn
 
@@ -88,14 +89,12 @@ def _geo(stack: ExitStack, path: Path) -> Callable[[Address], Answer]:
 
 def _asn(stack: ExitStack, path: Path) -> Callable[[Address], Answer]:
     if path.suffix == ".mmdb":
-        reader = stack.enter_context(geoip2.database.Reader(str(path)))
+        reader = stack.enter_context(maxminddb.open_database(str(path)))  # geoip2 takes MaxMind's own kind only
 
         def look(address: Address) -> Answer:
-            try:
-                said = reader.asn(address)
-            except geoip2.errors.AddressNotFoundError:
-                return {"asn": None, "asn_network": None}
-            return {"asn": said.autonomous_system_number or None, "asn_network": str(said.network)}
+            record, length = reader.get_with_prefix_len(address)
+            number = record.get("autonomous_system_number") if isinstance(record, dict) else None
+            return {"asn": number or None, "asn_network": str(ip_network((address, length), False)) if number else None}
 
         return look
     with warnings.catch_warnings():

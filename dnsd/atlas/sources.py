@@ -6,7 +6,8 @@ Lives here: which files there are, the CSV tables, the operator's own prefixes. 
     geo/*.mmdb                     one City or Country database                      required
     asn/*.dat[.gz] or asn/*.mmdb   one pyasn table or ASN database                   asn/asnames.json[.gz]: names
     providers/asn_providers.csv    AS number -> provider (cloud, cdn) or carrier
-    providers/carrier_lists.csv    prefix list file -> carrier; a prefix list beats the AS number
+    providers/carrier_lists.csv    prefix list file -> carrier; a list beats the AS number, but for a prefix that
+                                   lists of several carriers claim the AS number decides
     sources.toml                   licence, attribution, version of each file: carried along, never needed
     and, from wherever the operator keeps it, a CSV `prefix,country,latitude,longitude,asn,carrier,provider,tag`
 """
@@ -183,7 +184,7 @@ def _carrier_lists(sources: Sources, terms: list[dict[str, str]], faults: list[F
     path = sources.directory / "providers" / "carrier_lists.csv"
     if not path.exists():
         return
-    found: dict[int, list[tuple[int, int, int]]] = {4: [], 6: []}
+    found: dict[int, dict[tuple[int, int], int]] = {4: {}, 6: {}}
     for place, row in _rows(path, ("file", "carrier"), faults):
         try:
             name = _tag(row, "carrier")
@@ -201,12 +202,14 @@ def _carrier_lists(sources: Sources, terms: list[dict[str, str]], faults: list[F
         mine: dict[int, list[tuple[int, int, int]]] = {4: [], 6: []}
         for prefix, value in listed:
             mine[prefix.family.version].append((prefix.key, prefix.length, value))
-        for version, rows in mine.items():
-            found[version] += rows
+            claims = found[prefix.family.version]
+            if claims.setdefault((prefix.key, prefix.length), value) != value:
+                claims[prefix.key, prefix.length] = 0
         _note(sources, terms, path.parent / row["file"], "carrier list",
               {version: prefixes.columns(rows) for version, rows in mine.items()})
     _note(sources, terms, path, "carrier lists", None)
-    sources.carriers = {version: prefixes.columns(rows) for version, rows in found.items()}
+    sources.carriers = {version: prefixes.columns([(key, length, value) for (key, length), value in claims.items()])
+                        for version, claims in found.items()}
 
 
 def _operators(sources: Sources, path: Path, faults: list[Fault]) -> None:

@@ -1,0 +1,37 @@
+"""The atlas of the bundled data, built once for all tests and all test processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from dnsd.atlas import store
+from tests.atlas.samples import DATA, ROOT
+
+
+class Bundled(NamedTuple):
+    directory: Path
+    report: dict[str, Any]
+    atlas: store.Atlas
+
+
+@pytest.fixture(scope="session")
+def bundled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Bundled:
+    """Built by the child process a daemon would start, so that its report tells the whole memory it took."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    out, note = shared / "bundled-atlas", shared / "bundled-atlas.json"
+    with (shared / "bundled-atlas.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not note.exists():
+            task = json.dumps({"sources": str(DATA), "out": str(out)})
+            done = subprocess.run([sys.executable, "-m", "dnsd.atlas.build", task], cwd=ROOT, capture_output=True,
+                                  text=True, check=True)
+            note.write_text(done.stdout)
+    return Bundled(out, json.loads(note.read_text()), store.open_atlas(out))
