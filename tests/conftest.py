@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from tests.node import Node, free_port, write_config
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
-E2E = Path(__file__).parent / "e2e"
+REAL = {Path(__file__).parent / name for name in ("e2e", "oracle")}  # folders whose tests start real processes
 
 # The same examples every time, and no verdict over how busy the machine is.
 settings.register_profile("dnsd", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,7 +26,7 @@ settings.load_profile("dnsd")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if E2E in item.path.parents:
+        if REAL & set(item.path.parents):
             item.add_marker("e2e")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(180))

@@ -43,7 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": PURE | {"registry", "atlas"},
     "admin": L0 | {"registry", "control"},
     "config": {"model"},
-    "supervisor": PURE | {"config", "registry"},
+    "sockets": {"model", "config"},
+    "supervisor": PURE | {"config", "sockets", "registry"},
     "cli": PURE | {"config", "supervisor", "registry", "atlas", "control", "admin"},
     "__main__": {"cli"},
 }
