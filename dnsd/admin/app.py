@@ -1,6 +1,7 @@
 """The admin API as an aiohttp application: the route table put together, and the one place where errors become answers.
 
-Lives here: `make`, `start`, admission of a request, the error middleware. Does not live here: what any route does.
+Lives here: `make`, admission of a request, the error middleware. Does not live here: what any route does, sockets
+(`admin.listening`).
 
 Every request runs the same way: request id, who calls, role, query parameters, handler; whatever is raised on the way
 ends in the middleware as problem+json. A bug is answered 500 with the request id and logged with it.
@@ -8,22 +9,18 @@ ends in the middleware as problem+json. A bug is answered 500 with the request i
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import os
 import re
-import socket
-import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from dnsd.admin import auth, fleet, leases, look, objects, problem, tokens
+from dnsd.admin import auth, fleet, leases, listening, look, objects, problem, tokens
 from dnsd.admin.call import Call, Control, Room, Route, parse_query
 from dnsd.admin.exposition import Meter
 from dnsd.admin.idempotency import Memory
@@ -34,7 +31,6 @@ from dnsd.registry.errors import RegistryError
 ROUTES: Final[tuple[Route, ...]] = (
     *objects.ROUTES, *leases.ROUTES, *tokens.ROUTES, *fleet.ROUTES, *look.ROUTES)
 BUSY_MAX: Final = 1024
-KEEPALIVE_SECONDS: Final = 75.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "dnsd"}
 _log = logging.getLogger("dnsd.admin")
@@ -52,29 +48,6 @@ def make(control: Control) -> web.Application:
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, _bind(room, route))
     return app
-
-
-async def start(
-    app: web.Application, sockets: Iterable[socket.socket], *, certificate: Path | None = None, key: Path | None = None,
-) -> web.AppRunner:
-    """Serves the application on sockets that listen already: HTTP on loopback, TLS on every other address.
-
-    `cleanup()` of what is returned ends it. Raises ValueError for an address that needs TLS while no certificate is
-    given, OSError (`ssl.SSLError` is one) for files that are none.
-    """
-    sockets = list(sockets)
-    plain = [sock for sock in sockets if sock.family == socket.AF_UNIX or is_loopback(sock.getsockname()[0])]
-    tls = None
-    if len(plain) < len(sockets):
-        if certificate is None or key is None:
-            raise ValueError("the admin API leaves this machine only with TLS: certificate and key are missing")
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(certificate, key)
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, handle_signals=False)
-    await runner.setup()
-    for sock in sockets:
-        await web.SockSite(runner, sock, ssl_context=None if sock in plain else tls).start()
-    return runner
 
 
 def _bind(room: Room, route: Route) -> Handler:
@@ -99,13 +72,7 @@ def from_here(request: web.Request) -> bool:
     peer = request.transport.get_extra_info("peername") if request.transport else None
     if not isinstance(peer, tuple):
         return request.transport is not None  # a unix socket has no address
-    return is_loopback(str(peer[0]))
-
-
-def is_loopback(text: str) -> bool:
-    """Whether an address is one that only this machine can use."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    return listening.is_loopback(str(peer[0]))
 
 
 def _errors(room: Room) -> Middleware:

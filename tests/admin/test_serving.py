@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import socket
@@ -16,12 +17,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from dnsd.admin import app
+from dnsd.admin import app, listening
 from tests.admin.fake import FakeControl, filled
 
 
 @pytest.fixture
-def listening() -> Iterator[socket.socket]:
+def listener() -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         yield sock
 
@@ -56,36 +57,36 @@ async def health(scheme: str, sock: socket.socket, tls: ssl.SSLContext | bool = 
 
 
 @pytest.mark.asyncio
-async def test_loopback_speaks_http(listening: socket.socket) -> None:
-    runner = await app.start(make(), [listening])
-    assert await health("http", listening) == 200
+async def test_loopback_speaks_http(listener: socket.socket) -> None:
+    runner = await listening.start(make(), [listener])
+    assert await health("http", listener) == 200
     await runner.cleanup()
 
 
 @pytest.mark.asyncio
 async def test_other_addresses_speak_tls_only(
-    listening: socket.socket, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
+    listener: socket.socket, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app, "is_loopback", lambda address: False)
+    monkeypatch.setattr(listening, "is_loopback", lambda address: False)
     with pytest.raises(ValueError, match="only with TLS"):
-        await app.start(make(), [listening])
-    runner = await app.start(make(), [listening], certificate=certificate[0], key=certificate[1])
+        await listening.start(make(), [listener])
+    runner = await listening.start(make(), [listener], certificate=certificate[0], key=certificate[1])
     trusting = ssl.create_default_context(cafile=str(certificate[0]))
-    assert await health("https", listening, trusting) == 200
+    assert await health("https", listener, trusting) == 200
     with pytest.raises(aiohttp.ClientError):
-        await health("http", listening)
+        await health("http", listener)
     await runner.cleanup()
 
 
 @pytest.mark.asyncio
 async def test_a_certificate_that_is_none_is_refused(
-    listening: socket.socket, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
+    listener: socket.socket, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(app, "is_loopback", lambda address: False)
+    monkeypatch.setattr(listening, "is_loopback", lambda address: False)
     with pytest.raises(ssl.SSLError):
-        await app.start(make(), [listening], certificate=certificate[1], key=certificate[1])
+        await listening.start(make(), [listener], certificate=certificate[1], key=certificate[1])
     with pytest.raises(FileNotFoundError):
-        await app.start(make(), [listening], certificate=Path("/nowhere"), key=certificate[1])
+        await listening.start(make(), [listener], certificate=Path("/nowhere"), key=certificate[1])
 
 
 @pytest.mark.asyncio
@@ -93,9 +94,39 @@ async def test_a_unix_socket_is_this_machine(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.bind(str(tmp_path / "admin"))
         sock.listen()
-        runner = await app.start(make(), [sock])
+        runner = await listening.start(make(), [sock])
         connector = aiohttp.UnixConnector(str(tmp_path / "admin"))
         url = "http://local/metrics"
         async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as response:
             assert response.status == 200
         await runner.cleanup()
+
+
+@pytest.mark.asyncio
+async def test_connections_are_bounded(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "connections_max", lambda: 2)
+    runner = await listening.start(make(), [listener])
+    address = listener.getsockname()
+    held = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200" in await reader.readuntil(b"\r\n\r\n")
+        held.append(writer)
+    reader, refused = await asyncio.open_connection(*address)
+    assert await reader.read() == b""
+    for writer in (*held, refused):
+        writer.close()
+        await writer.wait_closed()
+    while runner.server and runner.server.connections:
+        await asyncio.sleep(0)
+    assert await health("http", listener) == 200
+    await runner.cleanup()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(*address)
+
+
+@pytest.mark.parametrize(("soft", "expected"), [(1024, 768), (100, 16), (10**6, listening.CONNECTIONS_MAX), (-1, 4096)])
+def test_descriptors_are_left_for_the_store(soft: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening.resource, "getrlimit", lambda _: (soft, soft))
+    assert listening.connections_max() == expected
