@@ -110,8 +110,10 @@ def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: i
     else:
         which = packet[2] & 1 | 2
         limit = ctx.limit if ctx.tcp or size >= ctx.limit else max(size, wire.PLAIN_SIZE)
+        if do:
+            count[metrics.DNSSEC_OK] += 1
         if ecs is not None:
-            count[metrics.ECS_V6 if ecs[0] else metrics.ECS_V4] += 1
+            count[(metrics.ECS_V6 if ecs[0] else metrics.ECS_V4) if ecs[2] else metrics.ECS_OPT_OUT] += 1
         if options or nsid or rcode > 15:
             record = _rich_opt(ask, options, scope, rcode)
         elif ecs is None:
