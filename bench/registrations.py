@@ -1,8 +1,9 @@
 """How soon every worker answers with what was just registered: `python bench/registrations.py`.
 
-Instances acquire leases over HTTP at a steady rate. From the moment one is accepted (its 201 has come back) each worker is
-asked until it answers with the new address; workers are told apart by NSID, which also tells which local ports the kernel
-hashes to which worker. All questions together keep a fixed rate. The time of a registration is that of the last worker.
+Instances acquire leases over HTTP at a steady rate. From the moment one is accepted (its 201 has come back) each worker
+is asked until it answers with the new address; workers are told apart by NSID, which also tells which local ports the
+kernel hashes to which worker. All questions together keep a fixed rate. The time of a registration is that of the last
+worker.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import servers
 import workloads
 from servers import Node, write_config
 

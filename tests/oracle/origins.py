@@ -247,7 +247,7 @@ def _first(network: Network) -> tuple[int, int]:
 
 
 def _listed(folder: Path) -> dict[tuple[int, int], dict[Network, str]]:
-    """Carrier prefixes, under each first 16 bits that they cover."""
+    """Carrier prefixes, under each first 16 bits that they cover; one that several carriers claim is nobody's."""
     found: dict[tuple[int, int], dict[Network, str]] = {}
     for row in _rows(folder / "carrier_lists.csv"):
         for line in (folder / row["file"]).read_text(encoding="utf-8").splitlines():
@@ -256,7 +256,8 @@ def _listed(folder: Path) -> dict[tuple[int, int], dict[Network, str]]:
             network = ip_network(line.strip())
             version, first = _first(network)
             for number in range(1 << max(0, 16 - network.prefixlen)):
-                found.setdefault((version, first + number), {})[network] = row["carrier"]
+                claims = found.setdefault((version, first + number), {})
+                claims[network] = row["carrier"] if claims.get(network, row["carrier"]) == row["carrier"] else ""
     return found
 
 
