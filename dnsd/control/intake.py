@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from dnsd.control import holding
 from dnsd.control.clock import Clock
@@ -55,7 +55,6 @@ class Intake:
         self.corrupt = 0
         self.loads = 0
         self.events = 0
-        self.on_adopted: Callable[[], Awaitable[Any]] | None = None
         self._epoch = 0
         self._gap = ""
         self._judged: Position | None = None
@@ -136,8 +135,6 @@ class Intake:
         self.publisher.mark(touched.services)
         self.publisher.adopt(self._epoch)
         self.maps.mark()
-        if self.on_adopted is not None:
-            await self.on_adopted()
 
     async def _ready_maps(self) -> None:
         """Maps for the first image: those on disk; where an image with maps is served, not one that has lost them."""

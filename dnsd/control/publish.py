@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -71,13 +71,15 @@ class Counts:
 
 
 class Publisher:
-    """One node's publications. Closed until `adopt`: until then what workers found on disk is served."""
+    """One node's publications. Nothing is published before `zones` are set and a fleet is adopted: until then what
+    workers found on disk is served."""
 
     def __init__(self, views: Views, files: ImageFiles, feeds: Feeds, *, node: str, clock: Clock) -> None:
         self.views, self.files, self.feeds, self.clock, self.node = views, files, feeds, clock, node
         self.image: Image | None = None
         self.stamp = Stamp(0, 0, 0)
-        self.zones: tuple[ZoneView, ...] = ()
+        self.zones: tuple[ZoneView, ...] | None = None
+        self.zones_served: Sequence[ZoneView] = ()
         self.maps: dict[int, MapView] = {}
         self.tables: dict[int, MapTable] = {}
         self.published: dict[bytes, ServiceView] = {}
@@ -134,6 +136,11 @@ class Publisher:
         self.mark(services, structure="map columns" if moved else "")
 
     @property
+    def open(self) -> bool:
+        """Whether there is a fleet to publish."""
+        return self._epoch is not None
+
+    @property
     def following(self) -> bool:
         """Whether the image follows a fleet, not only the file of a former process."""
         return self._epoch is not None and self.image is not None and self.stamp.epoch == self._epoch
@@ -167,7 +174,7 @@ class Publisher:
 
     async def publish(self) -> bool:
         """Publish what is marked, now. False when it could not be: it stays marked, what was served is served on."""
-        if self._epoch is None:
+        if self._epoch is None or self.zones is None:
             return True
         batch, self._batch = self._batch, Batch()
         try:
@@ -299,12 +306,13 @@ class Publisher:
         version = self.views.fleet.version
         same = epoch == self.stamp.epoch
         stamp = self._next(version) if same else Stamp(epoch, version, self.stamp.node_seq + 1)
-        found = await asyncio.to_thread(draft.make, self._task(stamp, [r.view for r in self.views.resolved.values()]))
+        task = self._task(stamp, [resolved.view for resolved in self.views.resolved.values()])
+        found = await asyncio.to_thread(draft.make, task)
         async with self._writing:
             await asyncio.to_thread(self.files.put, found.data)
             self.image, self.stamp, self._index = found.image, stamp, found.index
             self.published, self.left_out = found.views, found.left_out
-            self.refused = found.refused
+            self.refused, self.zones_served = found.refused, task.zones
             self.counts.images += 1
             self.counts.refused += len(found.refused)
             self._rewrite_at = self.clock.monotonic()
@@ -348,7 +356,8 @@ class Publisher:
         known = {} if self.image is None else {
             owner: (view, self.image.record(self._index[owner])) for owner, view in self.published.items()}
         return draft.Task(
-            self.zones, services, dict(self.maps), dict(self.tables), stamp, self.clock.unix_ms(), self.node, known)
+            self.zones or (), services, dict(self.maps), dict(self.tables), stamp, self.clock.unix_ms(), self.node,
+            known)
 
     def _next(self, version: int) -> Stamp:
         """The stamp after the present one, in its epoch."""

@@ -1,0 +1,284 @@
+"""The control process: everything put together, started, kept, and ended in order.
+
+Lives here: the JSON argument, wiring, signals, the process's tasks, the first admin token. Does not live here: what any
+part does.
+
+The API is another room, `admin`, which imports this one; so it is found by its name here, at start, and not imported.
+SIGHUP reads the zones again; SIGTERM makes /readyz say no; the process leaves when the supervisor's lifeline ends. A
+task that ends by an exception ends the process: the supervisor starts it anew, and workers answer on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from dnsd import metrics
+from dnsd.control import files
+from dnsd.control.clock import Clock
+from dnsd.control.face import Control
+from dnsd.control.feeds import Feeds
+from dnsd.control.files import ImageFiles
+from dnsd.control.intake import Intake
+from dnsd.control.leaseclock import LeaseClock
+from dnsd.control.maps import Maps, opened
+from dnsd.control.publish import Publisher
+from dnsd.control.state import Fleet
+from dnsd.control.views import Views
+from dnsd.control.zones import Zones
+from dnsd.image.reading import ImageError
+from dnsd.model import Stamp
+from dnsd.registry.errors import RegistryError
+from dnsd.registry.link import Link
+from dnsd.registry.store import Registry
+
+SAVE_S: Final = 5.0
+SEEN_S: Final = 600.0
+RETRY_S: Final = 1.0
+ZONES_RETRY_S: Final = 5.0
+API: Final = "dnsd.admin.app"
+TOKENS: Final = "dnsd.admin.auth"
+_log = logging.getLogger("dnsd.control")
+
+
+class ZoneSettings(BaseModel):
+    """One configured zone."""
+
+    name: str
+    file: Path
+
+
+class RegistrySettings(BaseModel):
+    """What of the registry's settings is not in its URL."""
+
+    prefix: str = "dnsd"
+
+
+class Settings(BaseModel):
+    """The JSON argument: the node's settings and inherited descriptors. What is not known here is for others."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    node: str
+    state: Path
+    feeds: list[int]
+    admin: list[int] = []
+    certificate: Path | None = None
+    key: Path | None = None
+    lifeline: int
+    store_url: str
+    stats: Path
+    atlas: Path
+    maps: Path | None = None
+    registry: RegistrySettings = RegistrySettings()
+    zones: list[ZoneSettings] = []
+    log_level: str = "info"
+
+
+def main(argument: str) -> int:
+    """Run until the lifeline ends; the exit code (0: left as told, 1: a part of it failed)."""
+    settings = Settings.model_validate_json(argument)
+    logging.basicConfig(
+        level=settings.log_level.upper(), stream=sys.stderr, format="dnsd control: %(levelname)s %(message)s")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):  # SIGHUP: until zones can be read again
+        signal.signal(number, signal.SIG_IGN)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(Process(settings).run())
+
+
+class Process:
+    """The parts of one control process; `run` is its life."""
+
+    def __init__(self, settings: Settings, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or Clock()
+        self.leave = asyncio.Event()
+        self.fleet = Fleet()
+        maps_dir = settings.maps or settings.state / files.MAPS
+        self.maps = Maps(self.fleet, settings.atlas, maps_dir, clock=self.clock)
+        self.views = Views(self.fleet, self.maps.of)
+        self.feeds = Feeds(
+            [socket.socket(fileno=number) for number in settings.feeds], lambda: self.publisher.remap_frame())
+        self.publisher = Publisher(
+            self.views, ImageFiles(settings.state), self.feeds, node=settings.node, clock=self.clock)
+        self.maps.publisher = self.publisher
+        self.registry = Registry(Link(settings.store_url, settings.registry.prefix))
+        self.intake = Intake(self.registry, self.fleet, self.publisher, self.maps, clock=self.clock)
+        self.lease_clock = LeaseClock(self.registry, self.views, self.publisher, clock=self.clock)
+        self.zones = Zones([(zone.name, zone.file) for zone in settings.zones])
+        self.control = Control(
+            self.registry, _mapped(settings.stats), node=settings.node, views=self.views, publisher=self.publisher,
+            feeds=self.feeds, maps=self.maps, intake=self.intake, lease_clock=self.lease_clock, zones=self.zones,
+            clock=self.clock)
+        self._node_file = settings.state / files.NODE
+
+    async def run(self) -> int:
+        """Start, keep running, leave; the exit code."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self.settings.lifeline, self.leave.set)
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        self._take_over()
+        self.feeds.start()
+        api = await self._start_api()
+        parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
+            self.publisher.run, self.intake.run, self.lease_clock.run, self.maps.run, self._first_token, self._keep,
+            self._read_zones]
+        tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
+        loop.add_signal_handler(signal.SIGHUP, self._hangup)
+        leaving = asyncio.create_task(self.leave.wait())
+        try:
+            return await self._watch(tasks, leaving)
+        finally:
+            for task in (*tasks, leaving):
+                task.cancel()
+            await asyncio.gather(*tasks, leaving, return_exceptions=True)
+            if api is not None:
+                await api.cleanup()
+            self._save()
+            await self.registry.close()
+            self.feeds.close()
+
+    async def _watch(self, tasks: list[asyncio.Task[None]], leaving: asyncio.Task[bool]) -> int:
+        """Until it is time to leave, or a part fails."""
+        pending: set[asyncio.Task[Any]] = {*tasks, leaving}
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if task is leaving:
+                    return 0
+                if task.exception() is not None:
+                    _log.critical("%s failed", task.get_name(), exc_info=task.exception())
+                    return 1
+
+    # --- starting ---
+
+    def _take_over(self) -> None:
+        """What a former process left: its image, which is served until there is a newer one, and its memory."""
+        try:
+            self.publisher.start()
+        except (ImageError, OSError) as error:
+            _log.error("the image on disk cannot be used: %s", error)
+        image = self.publisher.image
+        if image is not None:
+            for number, table in opened(image.map_refs, self.maps.dir).items():
+                image.set_map(number, table)
+        try:
+            self.intake.resume(self.views.restore(self._node_file))
+        except (ValueError, OSError) as error:
+            _log.error("the memory of last good answers is lost: %s", error)
+        stats = self.control.stats
+        for slot in range(min(metrics.workers(stats), len(self.feeds.feeds))):
+            head = metrics.head(stats, slot)
+            if head[metrics.EPOCH]:
+                self.feeds.know(slot, Stamp(head[metrics.EPOCH], head[metrics.VERSION], head[metrics.NODE_SEQ]))
+
+    async def _start_api(self) -> Any:
+        """The admin API on its inherited sockets; its runner, or None without any."""
+        if not self.settings.admin:
+            return None
+        room = _room(API)
+        sockets = [socket.socket(fileno=number) for number in self.settings.admin]
+        return await room.start(
+            room.make(self.control), sockets, certificate=self.settings.certificate, key=self.settings.key)
+
+    async def _first_token(self) -> None:
+        """The first admin token, as soon as the registry can be asked; shown once."""
+        room = _room(TOKENS)
+        while True:
+            try:
+                token = await room.ensure_admin(self.registry, self.settings.state)
+                break
+            except (RegistryError, OSError) as error:
+                _log.debug("the first token cannot be made yet: %s", error)
+                await self.clock.sleep(RETRY_S)
+        if token is not None:
+            print(f"dnsd control: first admin token, shown only now: {token}", flush=True)
+
+    async def _read_zones(self) -> None:
+        """The zones for the first image. While they are faulty the image of the former process is served on."""
+        while self.publisher.zones is None:
+            loaded, faults = await asyncio.to_thread(self.zones.read)
+            if not faults:
+                self.publisher.zones = self.zones.take(loaded)
+                self.control.zone_faults = []
+                self.publisher.mark()
+                return
+            if faults != self.control.zone_faults:
+                for fault in faults:
+                    _log.error("zone: %s: %s", fault.place, fault.message)
+            self.control.zone_faults = faults
+            await self.clock.sleep(ZONES_RETRY_S)
+
+    # --- running ---
+
+    def _drain(self) -> None:
+        self.control.draining = True
+
+    def _hangup(self) -> None:
+        task = asyncio.get_running_loop().create_task(self.control.reload())
+        task.add_done_callback(_reloaded)
+
+    async def _keep(self) -> None:
+        """Write the memory down when it changed, and now and then to say that we were there."""
+        saved = self.clock.monotonic()
+        while True:
+            await self.clock.sleep(SAVE_S)
+            if self.intake.cursor and (self.views.unsaved or self.clock.monotonic() - saved > SEEN_S):
+                saved = self.clock.monotonic()
+                await asyncio.to_thread(self._write, self.views.dump(self.clock.unix_ms(), self.intake.cursor))
+
+    def _save(self) -> None:
+        if self.intake.cursor:  # else nothing was followed, and what is on disk is as good
+            self._write(self.views.dump(self.clock.unix_ms(), self.intake.cursor))
+
+    def _write(self, data: bytes) -> None:
+        try:
+            files.replace(self._node_file, data)
+        except OSError as error:
+            self.views.unsaved = True
+            _log.error("the memory of last good answers cannot be written: %s", error)
+
+
+def _room(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def _reloaded(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("reload failed", exc_info=task.exception())
+    elif not task.cancelled() and not task.result():
+        _log.info("zones are reloaded")
+
+
+def _mapped(path: Path) -> memoryview:
+    """The counters of all workers, shared with them; empty when there are none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
+    finally:
+        os.close(descriptor)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,164 @@
+"""The control process as the admin API sees it: status, readiness, waiting, explain, reload.
+
+Lives here: putting together what the parts know. Does not live here: HTTP (`admin`), starting and stopping
+(`control.app`).
+
+Ready means: workers answer. A registry that is away, a state that is held, a map that cannot be derived are conditions,
+said with it, but no reason to take the node out of service: its answers are the best there are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Final
+
+from dnsd import metrics
+from dnsd.control.clock import Clock
+from dnsd.control.explain import Explainer
+from dnsd.control.feeds import Feeds
+from dnsd.control.intake import Intake
+from dnsd.control.leaseclock import LeaseClock
+from dnsd.control.maps import Maps
+from dnsd.control.publish import Publisher
+from dnsd.control.views import Views
+from dnsd.control.zones import Zones, conflicts
+from dnsd.dns import names
+from dnsd.model import Fault
+from dnsd.registry.store import Registry
+
+RELOAD_S: Final = 10.0
+LISTED: Final = 100
+_log = logging.getLogger("dnsd.control")
+
+
+class Control:
+    """One node's control process. `registry` and `stats` are used by the API as they are."""
+
+    def __init__(
+        self, registry: Registry, stats: memoryview, *, node: str, views: Views, publisher: Publisher, feeds: Feeds,
+        maps: Maps, intake: Intake, lease_clock: LeaseClock, zones: Zones, clock: Clock,
+    ) -> None:
+        self.registry, self.stats, self.node = registry, stats, node
+        self.views, self.publisher, self.feeds, self.maps = views, publisher, feeds, maps
+        self.intake, self.lease_clock, self.zones, self.clock = intake, lease_clock, zones, clock
+        self.draining = False
+        self.zone_faults: list[Fault] = []
+        self._explainer = Explainer(views, publisher, maps)
+        self._reloading = asyncio.Lock()
+        self._started = clock.monotonic()
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether workers answer, `stale_for` in seconds, and every condition that is not as it should be."""
+        serving = self.publisher.image is not None and all(feed.stamp is not None for feed in self.feeds.feeds)
+        return serving and not self.draining, {
+            "stale_for": round(self.intake.stale_for, 3), "conditions": list(self.conditions())}
+
+    def conditions(self) -> Iterator[str]:
+        """What somebody should look at."""
+        if self.draining:
+            yield "draining"
+        if self.publisher.image is None:
+            yield "no image is served yet"
+        if self.intake.held:
+            yield f"held: {self.intake.held}"
+        elif not self.intake.connected:
+            yield f"the registry is away: {self.intake.problem or 'not asked yet'}"
+        if self.intake.corrupt:
+            yield f"{self.intake.corrupt} values of the store cannot be read"
+        yield from (f"zone: {fault.place}: {fault.message}" for fault in self.zone_faults[:LISTED])
+        yield from self.publisher.faults
+        yield from self.maps.faults
+        for owner, fault in _first(self.publisher.left_out):
+            yield f"service {names.to_text(owner)} is not served: {fault}"
+        for owner, fault in _first(self.publisher.refused):
+            yield f"service {names.to_text(owner)} is served as it was: {fault}"
+        if self.publisher.files.broken:
+            yield "the journal cannot be written"
+        for feed in self.feeds.feeds:
+            if feed.behind or feed.closed:
+                yield f"worker {feed.slot} does not take changes"
+
+    def status(self) -> dict[str, Any]:
+        """Where this node stands."""
+        stamp, fleet, intake = self.publisher.stamp, self.views.fleet, self.intake
+        ready, details = self.ready()
+        return {
+            "node": self.node, "ready": ready, **stamp._asdict(),
+            "uptime_s": round(self.clock.monotonic() - self._started, 1),
+            "registry": {
+                "up": intake.connected, "held": intake.held or None, "stale_for": details["stale_for"],
+                "version": fleet.version, "events": intake.events, "loads": intake.loads, "corrupt": intake.corrupt},
+            "workers": [self._worker(slot) for slot in range(len(self.feeds.feeds))],
+            "fleet": {
+                "sites": len(fleet.sites), "services": len(fleet.services), "overrides": len(fleet.overrides),
+                "endpoints": sum(map(len, fleet.members.values())), "last_good": sum(1 for _ in self._last_good()),
+                "left_out": len(self.publisher.left_out), "refused": len(self.publisher.refused)},
+            "leases": {
+                "expired": self.lease_clock.expired, "shifted_ms": self.lease_clock.shifted_ms,
+                "ticks_failed": self.lease_clock.failures},
+            "published": asdict(self.publisher.counts),
+            "journal_bytes": self.publisher.files.journal_size,
+            "zones": self.zones.described(),
+            "maps": self.maps.described(),
+            "last_good": list(self._last_good())[:LISTED],
+            "conditions": details["conditions"],
+        }
+
+    async def wait_version(self, version: int, timeout: float) -> bool:
+        """True as soon as every worker serves at least this version; false when `timeout` seconds have passed."""
+        return await self.feeds.wait(lambda: self.publisher.reached(version), timeout)
+
+    async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
+        """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
+        return self._explainer.explain(name, type, client, ecs)
+
+    async def reload(self) -> list[Fault]:
+        """Read the zone files again and serve them; with any fault nothing changes."""
+        async with self._reloading:
+            loaded, faults = await asyncio.to_thread(self.zones.read)
+            if not faults:
+                views = [resolved.view for resolved in self.views.resolved.values()]
+                faults = conflicts([zone.view for zone in loaded], views, self.publisher.left_out)
+            if faults:
+                _log.error("zones are not taken, %d faults, the first: %s: %s", len(faults), *faults[0])
+                if self.publisher.zones is None:
+                    self.zone_faults = faults
+                return faults
+            return await self._serve_zones(loaded)
+
+    async def _serve_zones(self, loaded: tuple[Any, ...]) -> list[Fault]:
+        before, taken = self.publisher.zones, self.zones.loaded
+        self.publisher.zones = self.zones.take(loaded)
+        self.zone_faults = []
+        self.publisher.mark(structure="zones")
+        if not self.publisher.open:
+            return [Fault("registry", "the zones are sound; they are served as soon as the registry has been read")]
+        deadline = self.clock.monotonic() + RELOAD_S
+        while self.publisher.zones_served is not self.publisher.zones and self.clock.monotonic() < deadline:
+            if self.publisher.faults:
+                faults = [Fault("image", fault) for fault in self.publisher.faults]
+                self.publisher.zones, self.zones.loaded = before, taken
+                self.publisher.mark(structure="zones")
+                return faults
+            await self.clock.sleep(0.005)
+        return []
+
+    def _worker(self, slot: int) -> dict[str, Any]:
+        told = self.feeds.status()[slot]
+        if slot < metrics.workers(self.stats):
+            head = metrics.head(self.stats, slot)
+            told |= {"pid": head[metrics.PID], "starts": head[metrics.STARTS]}
+        return told
+
+    def _last_good(self) -> Iterator[str]:
+        """Services that stand on the last good rung for some type."""
+        for name, resolved in self.views.resolved.items():
+            if any(kept.left_ms for kept in resolved.memory.values()):
+                yield name
+
+
+def _first(faults: dict[bytes, str]) -> list[tuple[bytes, str]]:
+    return list(faults.items())[:LISTED]
