@@ -112,18 +112,16 @@ def _rows(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, U32]:
     """Distinct rows (levels, then match bits) and the row of each origin."""
     bits = _place_bits(atlas, sites)
     levels = _levels(_extra_ms(atlas, sites), bits, _weights(atlas))
-    place_kinds, kind_of_place = _distinct(np.hstack((levels, bits, _known(atlas))))
-    net_kinds, kind_of_origin = _networks(atlas, sites)
-    pairs = kind_of_place[atlas.arrays["place"]] * len(net_kinds) + kind_of_origin
-    pairs, row_of = np.unique(pairs, return_inverse=True)
-    place, net = place_kinds[pairs // len(net_kinds)], net_kinds[pairs % len(net_kinds)]
+    place_kinds, kind_of_place = _distinct(np.hstack((levels, bits)))
+    net_kinds, kind_of_net = _networks(atlas, sites)
+    pairs = kind_of_place[atlas.arrays["place"]] * len(net_kinds) + kind_of_net + 1
+    pairs[_unknown(atlas)] = ROW_UNKNOWN  # 0 sorts first; it is put in anyway, so that row 0 is there
+    pairs, row_of = np.unique(np.append(pairs, ROW_UNKNOWN), return_inverse=True)
+    place, net = place_kinds[(pairs - 1) // len(net_kinds)], net_kinds[(pairs - 1) % len(net_kinds)]
     count = len(sites)
-    match = place[:, count : 2 * count] | net
-    unknown = (place[:, 2 * count] == 0) & ~match.any(axis=1)
-    rows = np.vstack((np.zeros((1, 2 * count), np.uint8), np.hstack((place[:, :count], match))[~unknown]))
-    number = np.cumsum(~unknown)
-    number[unknown] = ROW_UNKNOWN
-    return rows, number[row_of].astype(np.uint32)
+    rows = np.hstack((place[:, :count], place[:, count:] | net))
+    rows[ROW_UNKNOWN] = 0
+    return rows, row_of[:-1].astype(np.uint32)
 
 
 def _extra_ms(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> NDArray[np.float64]:
@@ -169,11 +167,12 @@ def _place_bits(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> U8:
     return bits
 
 
-def _known(atlas: store.Atlas) -> U8:
-    """(places, 1): 0 for the place that is nowhere."""
-    known = np.ones((len(atlas.arrays["country"]), 1), np.uint8)
-    known[0] = 0
-    return known
+def _unknown(atlas: store.Atlas) -> NDArray[np.bool_]:
+    """Origins that say nothing: no place, AS number, carrier or provider. A tag alone moves no answer."""
+    unknown = np.ones(len(atlas.arrays["place"]), np.bool_)
+    for name in ("place", "asn", "carrier", "provider"):
+        unknown &= atlas.arrays[name] == 0
+    return unknown
 
 
 def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, NDArray[np.int64]]:

@@ -35,7 +35,7 @@ AMERICA = SiteSpec("gru", -23.55, -46.63, "BR", "sa", None, ("longline", "unhear
 def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("small")
     own = cidrs(tmp_path / "own.csv", ["10.1.2.0/25,,,,,,nimbus,", "50.0.0.0/8,,,,64500,,,", "51.0.0.0/8,,,,64499,,,",
-                                       "52.0.0.0/8,PE,,,,,,"])
+                                       "52.0.0.0/8,PE,,,,,,", "53.0.0.0/8,,,,,,,tagged"])
     build.build(directory(tmp_path / "d"), tmp_path / "atlas", cidrs=own)
     return tmp_path / "atlas"
 
@@ -81,9 +81,11 @@ def test_levels_and_match_bits(
 
 def test_row_0_is_the_unknown_clients_alone(atlas: Path) -> None:
     table, report = derived(atlas, [EUROPE, ASIA])
-    for unknown in ("11.0.0.1", "51.0.0.1", "2600::1", "::1"):
+    for unknown in ("11.0.0.1", "53.0.0.1", "2600::1", "::1"):  # the second has a tag, which moves no answer
         assert table.find_resolver(ip_address(unknown).packed) == 0, unknown
     assert row(table, "11.0.0.1") == ([0, 0], [0, 0])
+    assert table.find_resolver(ip_address("51.0.0.1").packed) != 0  # an AS number, though none that a site asks for
+    assert row(table, "51.0.0.1") == ([0, 0], [0, 0])
     assert row(table, "50.0.0.1") == ([0, 0], [A, 0])  # no place, but an AS number that a site asks for
     assert table.find_resolver(ip_address("50.0.0.1").packed) != 0
     assert table.rows == report.rows
