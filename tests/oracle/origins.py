@@ -11,10 +11,13 @@ from __future__ import annotations
 import csv
 import gzip
 import warnings
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Any, Final, NamedTuple
 
 import maxminddb
@@ -69,7 +72,7 @@ class Origins:
 
     def __init__(self, data: Path, cidrs: Path | None = None) -> None:
         self._geo = maxminddb.open_database(str(next((data / "geo").glob("*.mmdb"))))
-        table = next((data / "asn").glob("ipasn.dat*"))
+        self._table = table = next((data / "asn").glob("ipasn.dat*"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # pyasn leaves its file open
             self._asn = pyasn.pyasn(str(table))
@@ -121,6 +124,34 @@ class Origins:
                 count[_place(record)] += 0
             at = (at | (1 << (128 - length)) - 1) + 1
         return count
+
+    def borders(self, network: Network) -> list[int]:
+        """Addresses inside at which anything may change, the first among them: every border of the data."""
+        first, last = int(network.network_address), int(network.broadcast_address)
+        found, at = {first}, first
+        while at <= last:
+            found.add(at)
+            address = IPv4Address(at) if network.version == 4 else IPv6Address(at)
+            length = self._geo.get_with_prefix_len(address)[1]
+            at = (at | (1 << (network.max_prefixlen - length)) - 1) + 1
+        edges = self._edges[network.version]
+        found.update(edges[bisect_left(edges, first) : bisect_right(edges, last)])
+        return sorted(found)
+
+    @cached_property
+    def _edges(self) -> dict[int, list[int]]:
+        """Where a prefix of the AS table, a carrier list or an operator's line begins, and where the next one would."""
+        found: dict[int, set[int]] = {4: set(), 6: set()}
+        with gzip.open(self._table, "rt") if self._table.suffix == ".gz" else self._table.open() as file:
+            prefixes = [line.partition("\t")[0].partition("/") for line in file if line[0] not in ";#"]
+        networks = [network for claims in self._listed.values() for network in claims]
+        networks += [line.network for line in self.lines] + CARRIED
+        prefixes += [str(network).partition("/") for network in networks]
+        for address, _, length in prefixes:
+            family = 6 if ":" in address else 4
+            first = int.from_bytes(inet_pton(AF_INET6 if family == 6 else AF_INET, address), "big")
+            found[family] |= {first, first + (1 << ((128 if family == 6 else 32) - int(length)))}
+        return {family: sorted(edges) for family, edges in found.items()}
 
     # --- layer by layer ---
 
