@@ -26,7 +26,7 @@ def record(service: ServiceView, maps: Mapping[int, MapView]) -> bytes:
     fallback_a = service.last_good_a if a is Ladder.LAST_GOOD else service.fallback_a
     fallback_aaaa = service.last_good_aaaa if aaaa is Ladder.LAST_GOOD else service.fallback_aaaa
     head = layout.RECORD.pack(
-        key=key_of(service.owner), flags=_flags(service), ttl=service.ttl, map=service.map_id, band_ms=policy.band_ms,
+        key=key_of(service.owner), flags=_flags(service, len(sites)), ttl=service.ttl, map=service.map_id, band_ms=policy.band_ms,
         endpoints=len(service.live), fallback_a=len(fallback_a), fallback_aaaa=len(fallback_aaaa), take=policy.take,
         fence=policy.fence, split4=policy.split4, split6=policy.split6, ladder_a=a, ladder_aaaa=aaaa, reserved=0)
     level_ms = [*layout.LEVEL_MS, *[layout.LEVEL_MS[-1]] * (layout.LEVELS - len(layout.LEVEL_MS))]
@@ -50,10 +50,12 @@ def _rung(live: list[bytes | None], fallback: tuple[bytes, ...], last_good: tupl
     return Ladder.LAST_GOOD if last_good else Ladder.EMPTY
 
 
-def _flags(service: ServiceView) -> int:
+def _flags(service: ServiceView, sites: int) -> int:
     policy = service.policy
+    # With one site in the map (not: one alive, for health never moves a scope) nobody is nearer to another.
+    alike = sites == 1 and not policy.fence and not policy.unknown_fallback
     return (
-        (layout.R_USES_CLIENT if policy.uses_client else 0)
+        (layout.R_USES_CLIENT if policy.uses_client and not alike else 0)
         | (layout.R_OWNS_A if types.A in service.types else 0)
         | (layout.R_OWNS_AAAA if types.AAAA in service.types else 0)
         | (layout.R_OWNS_HTTPS if types.HTTPS in service.types else 0)

@@ -4,7 +4,8 @@ Lives here: the levels and the unknown client's row. Does not live here: where m
 (`steer.distance`, `atlas.derive`), what a level is worth (`steer.rank`).
 
 What a row resolves decides how wide scopes are, for equal neighbouring rows merge: levels are fine near the best site,
-where one decides, and coarse beyond 60 ms, where they only keep an order for the day the near sites die.
+where one decides. Beyond 60 ms they only keep an order for the day the near sites die; there `atlas.derive` gives the
+mean of all places alike near by, so that far sites split no rows.
 """
 
 from __future__ import annotations
