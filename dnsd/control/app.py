@@ -49,6 +49,7 @@ SEEN_S: Final = 600.0
 RETRY_S: Final = 1.0
 ZONES_RETRY_S: Final = 5.0
 API: Final = "dnsd.admin.app"
+LISTENING: Final = "dnsd.admin.listening"
 TOKENS: Final = "dnsd.admin.auth"
 _log = logging.getLogger("dnsd.control")
 
@@ -188,10 +189,9 @@ class Process:
         """The admin API on its inherited sockets; its runner, or None without any."""
         if not self.settings.admin:
             return None
-        room = _room(API)
         sockets = [socket.socket(fileno=number) for number in self.settings.admin]
-        return await room.start(
-            room.make(self.control), sockets, certificate=self.settings.certificate, key=self.settings.key)
+        return await _room(LISTENING).start(
+            _room(API).make(self.control), sockets, certificate=self.settings.certificate, key=self.settings.key)
 
     async def _first_token(self) -> None:
         """The first admin token, as soon as the registry can be asked; shown once."""
