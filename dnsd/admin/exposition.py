@@ -24,6 +24,38 @@ _HEADS: Final = (
     ("dnsd_worker_version", metrics.VERSION, "Registry version the worker answers from"),
     ("dnsd_worker_node_seq", metrics.NODE_SEQ, "The node's own change the worker answers from"),
 )
+# metric, kind, where it is in the control process's status, help
+_STATUS: Final = (
+    ("dnsd_image_epoch", "gauge", "epoch", "Epoch of the image that was published last"),
+    ("dnsd_image_version", "gauge", "version", "Registry version of the image that was published last"),
+    ("dnsd_image_node_seq", "gauge", "node_seq", "The node's own change of the image that was published last"),
+    ("dnsd_control_uptime_seconds", "gauge", "uptime_s", "How long the control process has been there"),
+    ("dnsd_registry_up", "gauge", "registry.up", "1 while the registry answers"),
+    ("dnsd_registry_version", "gauge", "registry.version", "Registry version this node has read"),
+    ("dnsd_registry_corrupt_values", "gauge", "registry.corrupt", "Values of the store that cannot be read"),
+    ("dnsd_registry_events_total", "counter", "registry.events", "Events read from the registry"),
+    ("dnsd_registry_loads_total", "counter", "registry.loads", "Times the whole state was read from the registry"),
+    ("dnsd_sites", "gauge", "fleet.sites", "Sites in the fleet"),
+    ("dnsd_services", "gauge", "fleet.services", "Services in the fleet"),
+    ("dnsd_endpoints", "gauge", "fleet.endpoints", "Endpoints in the fleet, leased and permanent"),
+    ("dnsd_leases", "gauge", "fleet.leases", "Leases in the fleet"),
+    ("dnsd_overrides", "gauge", "fleet.overrides", "Forced states in the fleet"),
+    ("dnsd_services_last_good", "gauge", "fleet.last_good", "Services that answer last good addresses"),
+    ("dnsd_services_left_out", "gauge", "fleet.left_out", "Services that are not served, as they conflict with a zone"),
+    ("dnsd_services_refused", "gauge", "fleet.refused", "Services whose change the self-check refused"),
+    ("dnsd_leases_expired_total", "counter", "leases.expired", "Leases this node's clock has ended"),
+    ("dnsd_lease_shifted_seconds_total", "counter", "leases.shifted_ms", "Time that did not count against leases"),
+    ("dnsd_lease_ticks_failed_total", "counter", "leases.ticks_failed", "Steps of the lease clock the registry missed"),
+    ("dnsd_published_deltas_total", "counter", "published.deltas", "Delta frames sent to workers"),
+    ("dnsd_published_records_total", "counter", "published.records", "Records sent in deltas"),
+    ("dnsd_published_images_total", "counter", "published.images", "Whole images published for a change of structure"),
+    ("dnsd_published_rewrites_total", "counter", "published.rewrites", "Images written to fold the journal in"),
+    ("dnsd_publish_refused_total", "counter", "published.refused", "Records the self-check refused"),
+    ("dnsd_publish_failures_total", "counter", "published.failures", "Publications that failed"),
+    ("dnsd_journal_bytes", "gauge", "journal_bytes", "Size of the image's journal"),
+    ("dnsd_zones", "gauge", "zones", "Zones served"),
+    ("dnsd_maps", "gauge", "maps", "Maps from client prefixes to sites"),
+)
 
 
 class Meter:
@@ -84,22 +116,23 @@ def _workers(stats: memoryview) -> Iterator[str]:
 
 
 def _node(ready: bool, details: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[str]:
-    yield from head("dnsd_ready", "gauge", "1 while the node answers and says so at /readyz")
-    yield f"dnsd_ready {int(ready)}"
-    stale = details.get("stale_for")
-    if isinstance(stale, int | float):
-        yield from head("dnsd_stale_seconds", "gauge", "How long the registry has been out of reach, 0 while it is not")
-        yield f"dnsd_stale_seconds {stale}"
-    for name, value in sorted(flat(status)):
-        yield from head(f"dnsd_control_{name}", "gauge", f"`{name}` of /v1/status")
-        yield f"dnsd_control_{name} {value}"
+    yield from _value("dnsd_ready", "gauge", "1 while the node answers and says so at /readyz", ready)
+    yield from _value(
+        "dnsd_stale_seconds", "gauge", "How long the registry has been out of reach", details.get("stale_for"))
+    conditions = len(details.get("conditions", ()))
+    yield from _value("dnsd_conditions", "gauge", "Things at /readyz that somebody should look at", conditions)
+    for name, kind, path, help_text in _STATUS:
+        value: Any = status
+        for step in path.split("."):
+            value = value.get(step) if isinstance(value, Mapping) else None
+        if isinstance(value, list):
+            value = len(value)
+        elif name.endswith("_seconds_total") and value is not None:
+            value = value / 1000
+        yield from _value(name, kind, help_text, value)
 
 
-def flat(status: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested status by joined names; lists and texts are for people."""
-    for name, value in status.items():
-        joined = prefix + "".join(c if c.isalnum() and c.isascii() else "_" for c in name)
-        if isinstance(value, bool | int | float):
-            yield joined, value if isinstance(value, float) else int(value)
-        elif isinstance(value, Mapping):
-            yield from flat(value, joined + "_")
+def _value(name: str, kind: str, help_text: str, value: float | None) -> Iterator[str]:
+    if value is not None:
+        yield from head(name, kind, help_text)
+        yield f"{name} {int(value) if isinstance(value, bool) else value}"

@@ -199,7 +199,10 @@ class FakeControl:
         self.waited: list[tuple[int, float]] = []
 
     def status(self) -> dict[str, Any]:
-        return {"node": "n", "epoch": 7, "version": self.served, "workers": [{"slot": 0}], "store": {"up": True}}
+        return {
+            "node": "n", "epoch": 7, "version": self.served, "workers": [{"slot": 0}], "registry": {"up": True},
+            "leases": {"shifted_ms": 2500}, "maps": [{}, {}, {}],
+        }
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         return not self.unmet, {"stale_for": 1.5, "conditions": self.unmet}

@@ -108,6 +108,11 @@ async def test_metrics_parse_and_carry_both_processes(api: Api) -> None:
     assert samples["dnsd_worker_version", (("worker", "1"),)] == 9
     assert samples["dnsd_stale_seconds", ()] == 1.5
     assert samples["dnsd_ready", ()] == 1
+    assert samples["dnsd_registry_up", ()] == 1
+    assert samples["dnsd_image_version", ()] == 10
+    assert samples["dnsd_lease_shifted_seconds_total", ()] == 2.5
+    assert samples["dnsd_maps", ()] == 3
+    assert ("dnsd_journal_bytes", ()) not in samples  # the fake does not tell
     assert samples["dnsd_admin_requests_total", (("operation", "list_sites"), ("status", "200"))] == 1
     assert samples["dnsd_admin_requests_total", (("operation", "none"), ("status", "404"))] == 1
     assert samples["dnsd_admin_request_seconds_count", ()] == 2
