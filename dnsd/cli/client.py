@@ -9,14 +9,14 @@ A command makes one or two calls and ends, so each call has its own session and 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 from dnsd import model
 from dnsd.cli.failure import Exit, Failure
 
-TIMEOUT_S = 30.0
 # 409 conflict, 412 changed meanwhile, 428 no If-Match given: try again after looking
 _PRECONDITIONS = (409, 412, 428)
 
@@ -32,10 +32,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """A daemon's admin API: base address without a final slash, bearer token or None."""
+    """A daemon's admin API: base address without a final slash, bearer token or None, seconds for one exchange."""
 
     url: str
     token: str | None = None
+    patience: float = 30.0
 
     def call(self, method: str, path: str, *, body: Any = None, query: dict[str, Any] | None = None,
              etag: str | None = None, create_only: bool = False) -> Reply:
@@ -65,15 +66,31 @@ class Admin:
 
     def wait_version(self, version: int, seconds: float) -> bool:
         """Whether every worker serves `version` within `seconds`."""
-        query = {"wait_version": version, "timeout": seconds}
-        return bool(self.call("GET", "/v1/status", query=query).body["reached"])
+        query = {"wait_version": version, "timeout": min(seconds, 60.0)}
+        patient = replace(self, patience=seconds + 5)
+        return bool(patient.call("GET", "/v1/status", query=query).body["reached"])
+
+    def wait_ready(self, seconds: float) -> None:
+        """Until the node says that it is ready; a `Failure` with what it said last when that takes longer."""
+        brief, deadline = replace(self, patience=2.0), time.monotonic() + seconds
+        while True:
+            try:
+                reply = brief.ask("GET", "/readyz")
+                if reply.status == 200:
+                    return
+                failure = Failure(Exit.FAILED, f"not ready: {json.dumps(reply.body)}")
+            except Failure as unreachable:
+                failure = unreachable
+            if time.monotonic() >= deadline:
+                raise failure
+            time.sleep(0.05)
 
     async def _exchange(
         self, method: str, path: str, body: Any, headers: dict[str, str], query: dict[str, str],
     ) -> Reply:
         import aiohttp
 
-        limit = aiohttp.ClientTimeout(total=TIMEOUT_S, connect=5)
+        limit = aiohttp.ClientTimeout(total=self.patience, connect=5)
         try:
             async with (
                 aiohttp.ClientSession(timeout=limit) as session,

@@ -54,20 +54,9 @@ def status(
     version: Annotated[int, typer.Option(help="wait until every worker serves at least this version")] = 0,
 ) -> None:
     """Where the node stands: versions, workers, store, maps."""
-    admin = session.admin()
-    deadline = time.monotonic() + wait
-    while wait > 0:
-        try:
-            ready = admin.ask("GET", "/readyz")
-            if ready.status == 200:
-                break
-            failure = Failure(Exit.FAILED, f"not ready: {ready.body}")
-        except Failure as unreachable:
-            failure = unreachable
-        if time.monotonic() >= deadline:
-            raise failure
-        time.sleep(0.05)
-        admin = session.admin()  # the first start writes the token only now
+    if wait > 0:
+        session.admin().wait_ready(wait)
+    admin = session.admin()  # not before: at its first start the daemon makes the token meanwhile
     if version and not admin.wait_version(version, max(wait, 1.0)):
         raise Failure(Exit.FAILED, f"version {version} is not on every worker")
     show(admin.call("GET", "/v1/status").body, as_json=session.as_json, human=pairs)
