@@ -88,8 +88,11 @@ class MapTable:
             at = bisect_right(starts, key, self._index6[slot], self._index6[slot + 1] + 1)
         else:
             at = bisect_right(starts, key)
+        row, low = self._rows6[at - 1], starts[at - 1]
         high = starts[at] - 1 if at < self.runs6 else (1 << layout.KEY6_BITS) - 1
-        return self._rows6[at - 1], block_length(key, starts[at - 1], high, layout.KEY6_BITS)
+        if not row:
+            return row, _bare_length(key, low, high)
+        return row, block_length(key, low, high, layout.KEY6_BITS)
 
     def find_resolver(self, packed: bytes) -> int:
         """The row of a whole address (4 or 16 octets) that is no ECS: prefixes finer than a scope count too."""
@@ -125,6 +128,26 @@ def embedded4(address: int, source: int) -> tuple[int, int] | None:
     if address >> 96 == _TEREDO:
         return ((~address & 0xFFFFFFFF) >> 8, 96) if source >= 104 else None
     return None
+
+
+_DISGUISES: Final = ((0, 0), (_NAT64 >> 32, _NAT64 >> 32), (_TEREDO << 32, (_TEREDO << 32) + 0xFFFFFFFF),
+                     (_6TO4 << 48, (_6TO4 << 48) + 0xFFFFFFFFFFFF))
+"""First and last keys of the disguises: as IPv6 they are nowhere, so they lie in runs of the unknown client's row."""
+
+
+def _bare_length(key: int, low: int, high: int) -> int:
+    """Scope inside a run that may reach over disguises: their clients are judged by the IPv4 inside, not by this run.
+
+    Where too few bits of a disguise are known, the scope says how many it takes (RFC 7871 §7.2.1).
+    """
+    for first, last in _DISGUISES:
+        if first <= key <= last:
+            return 104
+        if key < first:
+            high = min(high, first - 1)
+        else:
+            low = max(low, last + 1)
+    return block_length(key, low, high, layout.KEY6_BITS)
 
 
 def _fine(edges: memoryview, rows: memoryview, key: int) -> int | None:
