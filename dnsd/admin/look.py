@@ -41,7 +41,7 @@ async def explain(call: Call) -> web.Response:
     try:
         return answer(await call.control.explain(name or ".", call.query["type"].upper(), client, subnet))
     except ValueError as error:
-        raise problem.invalid([Fault("?name", str(error))]) from None
+        raise problem.invalid([Fault("", str(error))]) from None
 
 
 def _parses(parse: Callable[[str], object], text: str) -> bool:
