@@ -33,6 +33,7 @@ LOAD_SECONDS: Final = 20.0
 DURABILITY_SECONDS: Final = 60.0
 CONNECTIONS: Final = 16
 SENTINEL_PORT: Final = 26379
+FSYNC: Final[dict[bytes | None, Durability]] = {b"always": "fsync", b"everysec": "aof"}
 
 T = TypeVar("T")
 Command = tuple[str | bytes | int, ...]
@@ -107,11 +108,10 @@ class Link:
                 self._short.execute_command("CONFIG", "GET", "appendonly", "appendfsync"), OPERATION_SECONDS)
         except Unavailable:  # CONFIG is often forbidden by ACL or by a hosted store
             return "unknown"
-        pairs = [item.decode() for item in reply] if isinstance(reply, list) else []
-        options = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if options.get("appendonly") != "yes":
+        options = dict(pairs(reply))
+        if options.get(b"appendonly") != b"yes":
             return "unknown"
-        return {"always": "fsync", "everysec": "aof"}.get(options.get("appendfsync", ""), "unknown")  # type: ignore[return-value]
+        return FSYNC.get(options.get(b"appendfsync"), "unknown")
 
     async def _ask(self, call: Awaitable[T], seconds: float) -> T:
         """Waits for a reply. Raises Unavailable; NoScriptError and OutOfMemoryError are left to the caller."""

@@ -81,6 +81,26 @@ async def test_corrupt_values_are_replaced_by_the_next_write(registry: Registry,
     assert await registry.renew([Renewal(id="h", fence=granted.lease.fence)], actor="a")
 
 
+async def test_a_lease_that_lists_anothers_endpoints_ends_only_its_own(registry: Registry, raw: Redis) -> None:
+    await registry.acquire(s.request("h", "e"), actor="a", token_id="t")
+    await registry.acquire(s.request("other", "f"), actor="a", token_id="t")
+    await registry.put(Kind.ENDPOINT, s.endpoint("fix"), actor="a", if_match=None)
+    text = await raw.hget("dnsd:lease", "h")
+    await raw.hset("dnsd:lease", "h", text.replace('"api.demo.example/e"', f'"{KEY}","{s.API}/f","{s.API}/fix"'))
+    await registry.delete(Kind.LEASE, "h", actor="a", if_match="*")
+    assert set((await registry.load()).endpoints) == {f"{s.API}/f", f"{s.API}/fix"}
+
+
+async def test_the_trail_of_an_apply_holds_a_corrupt_value_as_text(registry: Registry, raw: Redis) -> None:
+    await raw.hset("dnsd:site", "fra", "7 {oh")
+    at = await registry.position()
+    changes = [Change("put", Kind.SITE, s.site(name)) for name in ("fra", "ams")]
+    await registry.apply(changes, actor="a", if_version=None)
+    [entry] = await registry.audit(after=f"{at.version}-0")
+    assert entry.before["site/fra"] == "{oh"
+    assert entry.before["site/ams"]["id"] == "ams"
+
+
 async def test_apply_names_what_was_broken_before(registry: Registry, raw: Redis) -> None:
     """A latent fault and an innocent change: refused, and the guilty object is named."""
     await registry.put(Kind.ENDPOINT, s.endpoint("e", site="sin"), actor="a", if_match=None)

@@ -188,8 +188,9 @@ async def test_loads_of_a_batch_are_one_write_and_only_own_endpoints(registry: R
     fences = {h: (await registry.acquire(s.request(h, h), actor="a", token_id="t")).lease.fence for h in ("h1", "h2")}
     before = await registry.position()
     renewed = await registry.renew([
-        Renewal(id=h, fence=fence, loads={f"{s.API}/h1": 0.9, f"{s.API}/nothing": 0.9}) for h, fence in fences.items()
-    ] + [Renewal(id="h2", fence=fences["h2"], loads={f"{s.API}/h2": 0.4})], actor="a")
+        Renewal(id="h1", fence=fences["h1"], loads={f"{s.API}/h1": 0.9, f"{s.API}/nothing": 0.9}),
+        Renewal(id="h2", fence=fences["h2"], loads={f"{s.API}/h1": 0.1}),
+        Renewal(id="h2", fence=fences["h2"], loads={f"{s.API}/h2": 0.4})], actor="a")
     assert all(one.ok for one in renewed)
     told = await registry.events(before.cursor, block_ms=0)
     assert {(e.version, e.key, e.value.load) for e in told} == {

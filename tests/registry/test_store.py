@@ -27,7 +27,9 @@ OBJECTS = [
 
 
 @pytest.mark.parametrize(("kind", "key", "value", "other"), OBJECTS)
-async def test_an_object_lives(registry: Registry, kind: Kind, key: str, value: Model, other: Model) -> None:
+async def test_an_object_lives(
+    registry: Registry, raw: Redis, kind: Kind, key: str, value: Model, other: Model,
+) -> None:
     before = await registry.position()
     made = await registry.put(kind, value, actor="ann", if_match=None)
     assert (made.key, made.created, made.version, made.durability) == (key, True, before.version + 1, "fsync")
@@ -41,6 +43,7 @@ async def test_an_object_lives(registry: Registry, kind: Kind, key: str, value: 
     gone = await registry.delete(kind, key, actor="eve", if_match=changed.etag)
     assert gone[:3] == (key, "", changed.version + 1)
     assert await registry.get(kind, key) is None
+    assert await raw.zscore("dnsd:names", f"{kind}/{key}") is None
 
     told = await registry.events(before.cursor, block_ms=0)
     assert [(e.version, e.kind, e.key, e.value) for e in told] == [
@@ -188,6 +191,7 @@ async def test_an_override_ends_by_itself(registry: Registry, raw: Redis) -> Non
     before = await registry.position()
     await raw.zadd("dnsd:until", {"site:fra": seconds * 1000 - 1})
     assert (await registry.tick()).overrides == ["site:fra"]
+    assert (await registry.tick()).overrides == []
     assert await registry.get(Kind.OVERRIDE, "site:fra") is None
     [event] = await registry.events(before.cursor, block_ms=0)
     assert (event.kind, event.key, event.value) == (Kind.OVERRIDE, "site:fra", None)
