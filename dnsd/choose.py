@@ -88,15 +88,18 @@ def _declared(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None
 def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Standpoint:
     """The client subnet decides where there is one. Source length 0 asks not to be placed by it, so the resolver is
     (RFC 7871 §7.1.2), with scope 0, as it is when the client does not matter."""
-    table = image.maps.get(plan.map_id) if plan.uses_client else None
     from_ecs = ecs is not None and ecs[2] > 0
     block = _block(client, ecs)
     row, scope = ROW_UNKNOWN, 0
-    if table is not None:
+    if plan.uses_client:
+        table = image.maps.get(plan.map_id)
         if ecs is None or not from_ecs:
-            row = table.find_resolver(client)
-        else:
+            row = table.find_resolver(client) if table is not None else ROW_UNKNOWN
+        elif table is not None:
             row, scope = table.find6(ecs[1], ecs[2]) if ecs[0] else table.find4(ecs[1])
+        else:
+            # Until the map is there nothing is known of who else is alike: the answer is for who asked.
+            scope = min(ecs[2], layout.ECS_MAX6 if ecs[0] else layout.ECS_MAX4)
     if not plan.split4:
         return row, scope, block, from_ecs
     # Sticky: clients of one split block share a draw, so no answer may be kept for more than that block.
