@@ -79,6 +79,7 @@ def dnsd(folder: Path) -> Iterator[Server]:
     """A node with the bench zone and fleet, one worker, plain Python."""
     config = write_config(folder, folder / "atlas", workers=1, zones={workloads.ZONE: workloads.zone_text()})
     node = Node(config, env={"DNSD_ENGINE": "python"})
+    node.cli("data", "build")
     try:
         node.start()
         node.apply(workloads.fleet(), 60)

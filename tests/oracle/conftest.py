@@ -105,6 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     cidrs.write_text(fleet.CIDRS, encoding="utf-8")
     config = write_config(home / "node", home / "atlas", workers=2, zones={fleet.ZONE: ZONE_FILE})
     node = Node(config, env={"DNSD_DATA__CIDRS": str(cidrs)})
+    node.cli("data", "build")
     try:
         node.start()
         yield _populate(node, cidrs)

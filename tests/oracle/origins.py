@@ -116,7 +116,10 @@ class Origins:
             count[self._place(unit)] -= 1
             count[self.unit(unit.network_address).place] += 1
         for line in self.lines:
-            count[self.resolver(line.network.network_address).place] += 0
+            for start in self.borders(line.network):
+                address = IPv4Address(start) if line.network.version == 4 else IPv6Address(start)
+                count[self.unit(address).place] += 0
+                count[self.resolver(address).place] += 0
         at = 0x2000 << 112
         while at < 0x4000 << 112:
             record, length = self._geo.get_with_prefix_len(IPv6Address(at))
