@@ -91,17 +91,17 @@ class Child:
                 self._argv(), stdin=subprocess.DEVNULL, pass_fds=self._descriptors(), env=environment,
                 process_group=0, preexec_fn=_prepare(self._death))
         except (OSError, subprocess.SubprocessError) as error:
-            self.ended(now, str(error))
+            self.again(now, str(error))
 
-    def poll(self, now: float) -> bool:
-        """Whether it has ended since the last call."""
+    def ended(self) -> str:
+        """How it has ended since the last call; empty when it has not."""
         code = self.process.poll() if self.process else None
-        if code is not None:
-            self.process = None
-            self.ended(now, f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}")
-        return code is not None
+        if code is None:
+            return ""
+        self.process = None
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def ended(self, now: float, why: str) -> None:
+    def again(self, now: float, why: str) -> None:
         """Plan the next start."""
         self.failures = self.failures + 1 if now - self.started < SHORT_SECONDS else 0
         wait = BACKOFF_SECONDS[min(max(self.failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
@@ -170,8 +170,11 @@ class Supervisor:
             self._signalled(info.si_signo)
         now = time.monotonic()
         for child in self._children:
-            if child.poll(now) and child.failures >= 2 and child in self._workers:
-                self._give_up_sockets(self._workers.index(child))
+            why = child.ended()
+            if why and child in kept:
+                child.again(now, why)
+                if child.failures >= 2 and child in self._workers:
+                    self._give_up_sockets(self._workers.index(child))
         for child in kept:
             if child.due is not None and child.due <= now and not self._hurry:
                 self._start(child, now)
@@ -194,7 +197,7 @@ class Supervisor:
                     self._bound[slot] = sockets.bind(self._addresses)
                 except sockets.BindError as error:
                     child.started = now
-                    child.ended(now, str(error))
+                    child.again(now, str(error))
                     return
             head = metrics.head(self._stats, slot)
             head[metrics.PID] = head[metrics.EPOCH] = 0

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
 from dnsd import metrics
+from dnsd.answer import respond
 from dnsd.serve.mmsg import packed
 from dnsd.serve.udp import Serving
 
@@ -180,7 +181,7 @@ class Connection(asyncio.Protocol):
     def _answer_turn(self) -> bool:
         """Answer up to `TURN` queries and hand the answers over in one write; whether a whole query is left."""
         serving, client, data = self._door.serving, self.client, self._pending
-        context, now = serving.tcp, int(time.time())
+        image, context, now = serving.image, serving.tcp, int(time.time())
         out: list[bytes] = []
         at = number = gathered = 0
         more = malformed = False
@@ -194,7 +195,10 @@ class Connection(asyncio.Protocol):
             if end - at < 14:  # no header: nothing to answer to, and nothing to keep in step with
                 malformed = True
                 break
-            reply = serving.answer(data[at + 2 : end], client, now, context)
+            try:
+                reply = respond(data[at + 2 : end], client, image, now, context)
+            except Exception:
+                reply = serving.failed(data[at + 2 : end])
             at = end
             number += 1
             if reply:

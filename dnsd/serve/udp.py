@@ -37,18 +37,18 @@ class Serving:
         self.tcp = Context(slots, tcp=True, node=node)
         self._reported = -float(_REPORT_SECONDS)
 
-    def answer(self, packet: bytes, client: bytes, now: int, context: Context) -> bytes | None:
-        """`respond`, but an exception, which is a bug, costs this client a SERVFAIL and nobody else anything."""
-        try:
-            return respond(packet, client, self.image, now, context)
-        except Exception:
-            self.count[metrics.INTERNAL_ERRORS] += 1
-            if time.monotonic() - self._reported >= _REPORT_SECONDS:
-                self._reported = time.monotonic()
-                trace = traceback.format_exc().strip().replace("\n", " | ")
-                print(f"dnsd worker: a query raised (answered SERVFAIL), query {packet[:512].hex()}: {trace}",
-                      file=sys.stderr, flush=True)
-            return servfail(packet)
+    def failed(self, packet: bytes) -> bytes | None:
+        """To be called when `respond` raised, which is a bug: it costs this client a SERVFAIL and nobody else anything.
+
+        One line a minute goes to stderr, with the query, so that it can be tried again.
+        """
+        self.count[metrics.INTERNAL_ERRORS] += 1
+        if time.monotonic() - self._reported >= _REPORT_SECONDS:
+            self._reported = time.monotonic()
+            trace = traceback.format_exc().strip().replace("\n", " | ")
+            print(f"dnsd worker: a query raised, answered SERVFAIL: query {packet[:512].hex()}: {trace}",
+                  file=sys.stderr, flush=True)
+        return servfail(packet)
 
 
 class Listener:
@@ -71,15 +71,21 @@ class Listener:
                 replies = [
                     respond(slot[:size], client, image, now, context) for slot, size, (client,) in channel.batch()]
             except Exception:
-                replies = self._one_by_one(now)
+                replies = self._one_by_one(image, now)
             channel.send(replies)
             if number < mmsg.BATCH:
                 return
 
-    def _one_by_one(self, now: int) -> list[bytes | None]:
+    def _one_by_one(self, image: Image, now: int) -> list[bytes | None]:
         """The batch again, each query on its own, after one of it raised."""
-        serving, batch = self._serving, self._channel.batch()
-        return [serving.answer(slot[:size], client, now, serving.udp) for slot, size, (client,) in batch]
+        serving, replies = self._serving, list[bytes | None]()
+        for slot, size, (client,) in self._channel.batch():
+            packet = slot[:size]
+            try:
+                replies.append(respond(packet, client, image, now, serving.udp))
+            except Exception:
+                replies.append(serving.failed(packet))
+        return replies
 
 
 def servfail(packet: bytes) -> bytes | None:

@@ -1,0 +1,460 @@
+"""TCP under torture: framing however it is cut, order, and every limit; on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import dns.message
+import dns.rcode
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnsd import metrics, sockets
+from dnsd.image.reading import Image
+from dnsd.serve import stream, udp
+from dnsd.serve.stream import Door, Limits
+from tests.serve.samples import addresses, counters, image_bytes, query
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def framed(*messages: bytes) -> bytes:
+    return b"".join(struct.pack(">H", len(message)) + message for message in messages)
+
+
+def numbered(number: int) -> bytes:
+    """A message of 14 octets that is its number."""
+    return struct.pack(">H12x", number)
+
+
+class Rig:
+    """A door behind a real listening socket, with a clock of its own."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.now = 1000.0
+        self.count = counters()
+        self.door = Door(udp.Serving(Image(image_bytes()), self.count, "n1"), limits, lambda: self.now)
+        [udp_socket], [self.listening] = sockets.bind([("127.0.0.1", 0)])
+        udp_socket.close()
+        self.open: list[asyncio.StreamWriter] = []
+
+    async def connect(self, source: str = "127.0.0.1", receive: int = 0) -> Streams:
+        sock = socket.socket()
+        if receive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
+        sock.bind((source, 0))
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self.listening.getsockname())
+        reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 22)
+        self.open.append(writer)
+        return reader, writer
+
+    def closed(self) -> dict[str, int]:
+        """How many connections were closed for which reason."""
+        return {reason: self.count[slot] for reason, slot in metrics.TCP_CLOSED.items() if self.count[slot]}
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.door.sweep()
+
+
+def run(loop: str, scenario: Callable[[Rig], Coroutine[Any, Any, None]], limits: Limits = Limits()) -> Rig:  # noqa: B008
+    """Play a scenario against a door; afterwards nothing is left of it."""
+    rig = Rig(limits)
+
+    async def play() -> None:
+        server = await asyncio.get_running_loop().create_server(rig.door.connection, sock=rig.listening)
+        try:
+            async with asyncio.timeout(20):
+                await scenario(rig)
+        finally:
+            for writer in rig.open:
+                writer.transport.abort()
+            server.close()
+            await until(lambda: not rig.door.open)
+        assert rig.count[metrics.TCP_OPEN] == 0
+        assert not rig.door.prefixes
+        assert sum(rig.closed().values()) == rig.count[metrics.TCP_ACCEPTED]
+
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(play())
+    return rig
+
+
+async def until(done: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not done():
+            await asyncio.sleep(0.002)
+
+
+async def reply(reader: asyncio.StreamReader) -> bytes:
+    size = struct.unpack(">H", await reader.readexactly(2))[0]
+    return await reader.readexactly(size)
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    """Whether the server closed, or reset, without sending anything more."""
+    with suppress(ConnectionResetError):
+        return await reader.read() == b""
+    return True
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def echo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every message is its own reply."""
+    monkeypatch.setattr(stream, "respond", lambda packet, *rest: packet)
+
+
+def large(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Every reply is the query's first two octets, filled up to a size."""
+    monkeypatch.setattr(stream, "respond", lambda packet, *rest: packet[:2] + bytes(size - 2))
+
+
+# --- framing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_query_is_answered_from_the_image(loop: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        for name, kind in (("www.demo.example", "A"), ("big.demo.example", "TXT")):
+            writer.write(framed(query(name, kind)))
+            found = await reply(reader)
+            assert dns.message.from_wire(found).rcode() == dns.rcode.NOERROR
+            if kind == "A":
+                assert addresses(found) == ["192.0.2.80"]
+            else:
+                assert len(found) > 1500, "no truncation over TCP"
+
+    rig = run(loop, scenario)
+    assert rig.count[metrics.QUERIES_TCP] == rig.count[metrics.RESPONSES_TCP] == 2
+
+
+@pytest.mark.usefixtures("echo")
+def test_one_octet_at_a_time(loop: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for octet in framed(numbered(1), numbered(2)):
+            writer.write(bytes([octet]))
+            await asyncio.sleep(0.001)
+        assert [await reply(reader), await reply(reader)] == [numbered(1), numbered(2)]
+
+    run(loop, scenario)
+
+
+@pytest.mark.usefixtures("echo")
+def test_pipelined_queries_are_answered_in_order(loop: str) -> None:
+    number = 5000
+
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        writer.write(framed(*map(numbered, range(number))))
+        for i in range(number):
+            assert await reply(reader) == numbered(i)
+
+    rig = run(loop, scenario)
+    assert rig.count[metrics.QUERIES_TCP] == rig.count[metrics.RESPONSES_TCP] == number
+    assert rig.count[metrics.BYTES_IN_TCP] == rig.count[metrics.BYTES_OUT_TCP] == 14 * number
+
+
+class Recorder:
+    """A transport that keeps what is written; no loop."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.closing = self.reading = False
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **named: None
+
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def close(self) -> None:
+        self.closing = True
+
+
+@given(sizes=st.lists(st.integers(12, 300), max_size=12), cuts=st.lists(st.integers(0, 4000), max_size=12))
+def test_where_the_octets_are_cut_does_not_matter(sizes: list[int], cuts: list[int]) -> None:
+    messages = [bytes([i]) * size for i, size in enumerate(sizes)]
+    whole = framed(*messages)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "respond", lambda packet, *rest: packet)
+        connection = Door(udp.Serving(Image(image_bytes()), counters(), "n1"), Limits()).connection()
+        transport = Recorder()
+        connection.connection_made(transport)  # type: ignore[arg-type]
+        edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
+        parts = [whole[a:b] for a, b in itertools.pairwise(edges)]
+        for part in parts:
+            connection.data_received(part)
+    assert b"".join(transport.written) == whole
+    assert len(transport.written) <= len(parts), "one write a read"
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_client_that_has_asked_all_still_gets_its_answers(loop: str) -> None:
+    number = 1000  # more than one turn
+
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        writer.write(framed(*map(numbered, range(number))) + b"\0")
+        writer.write_eof()
+        assert await reader.read() == framed(*map(numbered, range(number)))
+
+    assert run(loop, scenario).closed() == {"client": 1}
+
+
+@pytest.mark.parametrize("octets", [b"\0\0", framed(b"x" * 11)])
+@pytest.mark.usefixtures("echo")
+def test_what_has_no_header_ends_the_connection(loop: str, octets: bytes) -> None:
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        writer.write(framed(numbered(1)) + octets + framed(numbered(2)))
+        assert await reader.read() == framed(numbered(1))
+
+    assert run(loop, scenario).closed() == {"malformed": 1}
+
+
+def test_a_message_may_go_unanswered(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "respond", lambda packet, *rest: packet if packet[1] % 2 else None)
+
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        writer.write(framed(*map(numbered, range(4))))
+        assert [await reply(reader), await reply(reader)] == [numbered(1), numbered(3)]
+
+    rig = run(loop, scenario)
+    assert (rig.count[metrics.QUERIES_TCP], rig.count[metrics.RESPONSES_TCP]) == (4, 2)
+
+
+@pytest.mark.usefixtures("capsys")
+def test_a_query_that_raises_costs_only_itself(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fragile(packet: bytes, *rest: object) -> bytes:
+        if packet[1] == 1:
+            raise IndexError("boom")
+        return packet
+
+    monkeypatch.setattr(stream, "respond", fragile)
+
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        writer.write(framed(*map(numbered, range(3))))
+        found = [await reply(reader) for _ in range(3)]
+        assert [found[0], found[2]] == [numbered(0), numbered(2)]
+        assert dns.message.from_wire(found[1]).rcode() == dns.rcode.SERVFAIL
+
+    assert run(loop, scenario).count[metrics.INTERNAL_ERRORS] == 1
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_never_reads_holds_little_and_not_for_long(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, number = 30_000, 3000
+    large(monkeypatch, size)
+
+    async def scenario(rig: Rig) -> None:
+        _, writer = await rig.connect(receive=4096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(framed(*map(numbered, range(number))))
+        await until(lambda: any(connection._blocked for connection in rig.door.open))
+        [connection] = rig.door.open
+        answered = rig.count[metrics.QUERIES_TCP]
+        assert answered < 40, "reading went on although nothing was taken"
+        assert connection._transport.get_write_buffer_size() <= stream.HIGH_WATER + stream.WRITE_AT + size
+        assert len(connection._pending) <= 256 * 1024
+        await asyncio.sleep(0.05)
+        assert rig.count[metrics.QUERIES_TCP] == answered
+        other, writer2 = await rig.connect()
+        writer2.write(framed(numbered(7)))
+        assert (await reply(other))[:2] == b"\0\7", "others are served meanwhile"
+        rig.pass_time(rig.door.limits.stall_seconds - 0.1)
+        assert connection in rig.door.open
+        rig.pass_time(0.2)
+        assert connection not in rig.door.open
+
+    assert run(loop, scenario).closed()["stalled"] == 1
+
+
+def test_a_slow_reader_gets_everything(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, number = 5000, 300
+    large(monkeypatch, size)
+
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect(receive=4096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(framed(*map(numbered, range(number))))
+        writer.write_eof()
+        await until(lambda: any(connection._blocked for connection in rig.door.open))
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for i in range(number):
+            assert (await reply(reader))[:2] == numbered(i)[:2]
+        assert await reader.read() == b""
+
+    assert run(loop, scenario).closed() == {"client": 1}
+
+
+def test_unread_answers_of_a_closed_connection_are_dropped_in_time(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    large(monkeypatch, 60_000)
+
+    async def scenario(rig: Rig) -> None:
+        _, writer = await rig.connect(receive=4096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(framed(*map(numbered, range(8))) + b"\0\0")
+        writer.write_eof()
+        await until(lambda: rig.count[metrics.QUERIES_TCP] > 0)
+        rig.pass_time(rig.door.limits.stall_seconds + 0.1)
+        await until(lambda: not rig.door.open)
+
+    assert run(loop, scenario).count[metrics.TCP_OPEN] == 0
+
+
+@pytest.mark.usefixtures("echo")
+def test_the_longest_idle_makes_room(loop: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        first, second = await rig.connect("127.0.1.1"), await rig.connect("127.0.2.1")
+        for reader, writer in (second, first):  # the second is now the longer idle one
+            writer.write(framed(numbered(1)))
+            await reply(reader)
+        third = await rig.connect("127.0.3.1")
+        assert await ended(second[0])
+        for reader, writer in (first, third):
+            writer.write(framed(numbered(2)))
+            assert await reply(reader) == numbered(2)
+        assert rig.count[metrics.TCP_OPEN] == 2
+
+    assert run(loop, scenario, Limits(connections=2)).closed()["limit"] == 1
+
+
+@pytest.mark.usefixtures("echo")
+def test_one_prefix_cannot_take_all(loop: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        kept = [await rig.connect(f"127.0.1.{i}") for i in (1, 2)]
+        await until(lambda: len(rig.door.open) == 2)
+        refused, _ = await rig.connect("127.0.1.3")
+        assert await ended(refused)
+        for reader, writer in (*kept, await rig.connect("127.0.2.1")):
+            writer.write(framed(numbered(1)))
+            assert await reply(reader) == numbered(1)
+
+    assert run(loop, scenario, Limits(per_prefix=2)).closed()["prefix_limit"] == 1
+
+
+@pytest.mark.parametrize(("client", "expected"), [
+    ("192.0.2.77", bytes((192, 0, 2))), ("2001:db8:1:2ff::1", bytes.fromhex("20010db8000102"))])
+def test_prefixes(client: str, expected: bytes) -> None:
+    connection = Door(udp.Serving(Image(image_bytes()), counters(), "n1"), Limits()).connection()
+    transport = Recorder()
+    transport.get_extra_info = lambda name: (client, 1)  # type: ignore[method-assign]
+    connection.connection_made(transport)  # type: ignore[arg-type]
+    assert connection.prefix == expected
+
+
+@pytest.mark.usefixtures("echo")
+def test_so_many_queries_and_no_more(loop: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect()
+        for i in range(3):
+            writer.write(framed(numbered(i)))
+            assert await reply(reader) == numbered(i)
+        assert await ended(reader)
+
+    assert run(loop, scenario, Limits(queries=3)).closed() == {"queries": 1}
+
+
+async def _silent(rig: Rig, streams: Streams) -> None:
+    rig.pass_time(4.9)
+    assert rig.door.open
+    rig.pass_time(0.2)
+
+
+async def _trickling(rig: Rig, streams: Streams) -> None:
+    for octet in framed(numbered(1))[:10]:
+        streams[1].write(bytes([octet]))
+        await asyncio.sleep(0.001)
+        rig.pass_time(0.52)
+
+
+async def _idle_after_one(rig: Rig, streams: Streams) -> None:
+    rig.pass_time(4)
+    streams[1].write(framed(numbered(1)))
+    await reply(streams[0])
+    streams[1].write(b"\0\x0e part of a message")
+    rig.pass_time(9.9)
+    assert rig.door.open
+    rig.pass_time(0.2)
+
+
+async def _busy(rig: Rig, streams: Streams) -> None:
+    for i in range(61):
+        streams[1].write(framed(numbered(i)))
+        await reply(streams[0])
+        assert rig.door.open
+        rig.pass_time(9.9)
+
+
+@pytest.mark.parametrize(("behaviour", "reason"), [
+    (_silent, "first_query"), (_trickling, "first_query"), (_idle_after_one, "idle"), (_busy, "lifetime")])
+@pytest.mark.usefixtures("echo")
+def test_time_limits(loop: str, behaviour: Callable[[Rig, Streams], Awaitable[None]], reason: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        streams = await rig.connect()
+        await until(lambda: len(rig.door.open) == 1)
+        await behaviour(rig, streams)
+        assert await ended(streams[0])
+
+    assert run(loop, scenario).closed() == {reason: 1}
+
+
+@pytest.mark.usefixtures("echo")
+def test_draining_answers_what_was_asked_and_takes_nothing_new(loop: str) -> None:
+    number = 2000
+
+    async def scenario(rig: Rig) -> None:
+        idle, busy = await rig.connect(), await rig.connect()
+        await until(lambda: len(rig.door.open) == 2)
+        busy[1].write(framed(*map(numbered, range(number))))
+        await until(lambda: rig.count[metrics.QUERIES_TCP] > 0)
+        rig.door.drain()
+        assert await ended(idle[0])
+        received = await busy[0].read()
+        assert len(received) == 16 * rig.count[metrics.RESPONSES_TCP] >= 16 * stream.TURN
+        late, _ = await rig.connect()
+        assert await ended(late)
+
+    assert run(loop, scenario).closed() == {"drain": 3}
+
+
+@pytest.mark.usefixtures("echo")
+def test_a_connection_that_is_reset_leaves_nothing_behind(loop: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        for _ in range(50):
+            _, writer = await rig.connect()
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.write(framed(numbered(1)))
+            writer.transport.abort()
+        await until(lambda: rig.count[metrics.TCP_ACCEPTED] >= 50 and not rig.door.open)
+
+    closed = run(loop, scenario).closed()
+    assert closed.keys() <= {"error", "client"}
