@@ -27,8 +27,9 @@ def record(service: ServiceView, maps: Mapping[int, MapView]) -> bytes:
     fallback_aaaa = service.last_good_aaaa if aaaa is Ladder.LAST_GOOD else service.fallback_aaaa
     head = layout.RECORD.pack(
         key=key_of(service.owner), flags=_flags(service, len(sites)), ttl=service.ttl, map=service.map_id,
-        band_ms=policy.band_ms, endpoints=len(service.live), fallback_a=len(fallback_a), fallback_aaaa=len(fallback_aaaa),
-        take=policy.take, fence=policy.fence, split4=policy.split4, split6=policy.split6, ladder_a=a, ladder_aaaa=aaaa, reserved=0)
+        band_ms=policy.band_ms, endpoints=len(service.live), fallback_a=len(fallback_a),
+        fallback_aaaa=len(fallback_aaaa), take=policy.take, fence=policy.fence, split4=policy.split4,
+        split6=policy.split6, ladder_a=a, ladder_aaaa=aaaa, reserved=0)
     level_ms = [*layout.LEVEL_MS, *[layout.LEVEL_MS[-1]] * (layout.LEVELS - len(layout.LEVEL_MS))]
     proximity = rank.proximity_points(policy.proximity, policy.half_ms, level_ms)
     points = struct.pack(f"<{layout.LEVELS + layout.MATCHES}I", *proximity, *rank.match_points(policy.match))
