@@ -64,8 +64,10 @@ def port() -> int:
 
 @pytest.fixture(scope="session")
 def atlas_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that all nodes of the session share as their atlas: it is built from the bundled data once."""
-    return tmp_path_factory.mktemp("atlas")
+    """The atlas that all nodes of the session share: built once from the bundled data, as an operator would."""
+    atlas = tmp_path_factory.mktemp("atlas")
+    Node(write_config(tmp_path_factory.mktemp("build"), atlas)).cli("data", "build")
+    return atlas
 
 
 @pytest.fixture
