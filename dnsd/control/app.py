@@ -46,7 +46,7 @@ from dnsd.registry.store import Registry
 
 SAVE_S: Final = 5.0
 SEEN_S: Final = 600.0
-RETRY_S: Final = 1.0
+TOKEN_S: Final = 0.25
 ZONES_RETRY_S: Final = 5.0
 API: Final = "dnsd.admin.app"
 LISTENING: Final = "dnsd.admin.listening"
@@ -194,17 +194,20 @@ class Process:
             _room(API).make(self.control), sockets, certificate=self.settings.certificate, key=self.settings.key)
 
     async def _first_token(self) -> None:
-        """The first admin token, as soon as the registry can be asked; shown once."""
+        """An admin token for every registry that has none, as soon as it can be asked; shown once."""
         room = _room(TOKENS)
+        seen: int | None = None
         while True:
-            try:
-                token = await room.ensure_admin(self.registry, self.settings.state)
-                break
-            except (RegistryError, OSError) as error:
-                _log.debug("the first token cannot be made yet: %s", error)
-                await self.clock.sleep(RETRY_S)
-        if token is not None:
-            print(f"dnsd control: first admin token, shown only now: {token}", flush=True)
+            if seen != self.intake.offered:
+                try:
+                    epoch = self.intake.offered
+                    token = await room.ensure_admin(self.registry, self.settings.state)
+                    seen = epoch
+                    if token is not None:
+                        print(f"dnsd control: first admin token, shown only now: {token}", flush=True)
+                except (RegistryError, OSError) as error:
+                    _log.debug("the first token cannot be made yet: %s", error)
+            await self.clock.sleep(TOKEN_S)
 
     async def _read_zones(self) -> None:
         """The zones for the first image. While they are faulty the image of the former process is served on."""

@@ -70,7 +70,7 @@ class Explainer:
         }
         node = _service_node(image, question.name)
         if node is None or question.type not in (types.A, types.AAAA):
-            told["why"] = [_static_reason(image, question, answer)]
+            told["why"] = {"choice": _static_reason(image, question, answer)}
             return told
         return told | self._service(image, node, question, answer, now)
 
@@ -255,16 +255,16 @@ class _Reasons(NamedTuple):
     from_ecs: bool
     v6: bool
 
-    def all(self, candidates: list[dict[str, Any]], refused: str) -> list[str]:
-        """Row, choice, scope, TTL, and what is unusual."""
-        found = [self._row(), self._choice(candidates), self._scope(), self._ttl()]
-        if refused:
-            found.append(f"a newer record was refused by the self-check: {refused}")
-        return [sentence for sentence in found if sentence]
+    def all(self, candidates: list[dict[str, Any]], refused: str) -> dict[str, str]:
+        """A sentence for each thing that was decided."""
+        found = {
+            "client": self._row(), "choice": self._choice(candidates), "scope": self._scope(), "ttl": self._ttl(),
+            "refused": f"a newer record failed the self-check: {refused}" if refused else ""}
+        return {what: sentence for what, sentence in found.items() if sentence}
 
     def _row(self) -> str:
         if not self.plan.uses_client:
-            return "the policy does not look at the client"
+            return "the policy does not look at the client, or all endpoints are at one site"
         if self.row == ROW_UNKNOWN:
             return "nothing is known of the client, so no site is nearer than another"
         return f"the client has row {self.row} of map {self.plan.map_id}"
@@ -287,18 +287,19 @@ class _Reasons(NamedTuple):
         if self.question.subnet is None:
             return ""
         if not self.from_ecs:
-            return "scope 0: the subnet has length 0, so the resolver's address decided"
+            return "0: the subnet has length 0, so the resolver's address decided"
         if self.rung is not Ladder.LIVE:
-            return "scope 0: the client does not matter on this rung"
+            return "0: the client does not matter on this rung"
         split = self.plan.split6 if self.question.subnet.version == 6 else self.plan.split4
         if split and split >= self.scope:
-            return f"scope {self.scope}: clients of one /{split} stay together"
+            return f"{self.scope}: clients of one /{split} stay together"
         if not self.plan.uses_client:
-            return "scope 0: the client does not matter"
-        return f"scope {self.scope}: the largest block around the client in which all have this row"
+            return "0: the client does not matter"
+        return f"{self.scope}: the largest block around the client in which all have this row"
 
     def _ttl(self) -> str:
-        return f"TTL {self.plan.ttl}" + (": the answer is in doubt" if self.rung is Ladder.LAST_GOOD else "")
+        doubt = "in doubt" if self.rung is Ladder.LAST_GOOD else "in no doubt"
+        return f"{self.plan.ttl} s: the answer is {doubt}"
 
 
 def _static_reason(image: Image, question: Question, answer: reply.Reply) -> str:

@@ -44,7 +44,7 @@ class Stream(Protocol):
 
 
 class Intake:
-    """Follows one registry. `held` says why its state is not served, "" while it is."""
+    """Follows one registry. `held` says why its state is not served, "" while it is; `offered` is its epoch."""
 
     def __init__(self, stream: Stream, fleet: Fleet, publisher: Publisher, maps: Maps, *, clock: Clock) -> None:
         self.stream, self.fleet, self.publisher, self.maps, self.clock = stream, fleet, publisher, maps, clock
@@ -54,6 +54,7 @@ class Intake:
         self.problem = ""
         self.corrupt = 0
         self.loads = 0
+        self.offered = 0
         self.events = 0
         self._epoch = 0
         self._gap = ""
@@ -122,6 +123,7 @@ class Intake:
             return
         loaded = await self.stream.load()
         self.loads += 1
+        self.offered = loaded.position.epoch
         self._count_corrupt(loaded)
         reason = holding.judge(self._served(), loaded, self._gap)
         if reason:
@@ -155,7 +157,7 @@ class Intake:
 
     def _hold(self, reason: str, position: Position) -> None:
         self._judged = position
-        self._gap = self._gap or "forked"  # from here on it must show that it kept what is served
+        self._gap = "forked"  # from here on it must show that it kept what is served
         self.connected = True
         self.problem = ""
         if reason != self.held:

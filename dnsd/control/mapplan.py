@@ -19,7 +19,6 @@ from typing import Any, Final
 
 from dnsd.control.state import Fleet
 from dnsd.image import layout
-from dnsd.model import MapView
 from dnsd.registry.models import Site
 from dnsd.steer import distance, row
 
@@ -68,14 +67,15 @@ def wanted(fleet: Fleet, seen: Seen, before: Sequence[str]) -> list[Sites]:
     return [first, *(sites for _, sites in sorted(others)[: MOST - 1])]
 
 
-def choose(needed: Iterable[str], own: frozenset[str], present: int, maps: Mapping[int, MapView]) -> int:
-    """The map for a service: of its own set, else its present one while that has every site it needs, else map 0."""
-    for number, view in maps.items():
-        if number and own == set(view.sites):
+def choose(needed: frozenset[str], own: frozenset[str], present: int, sets: Mapping[int, frozenset[str]]) -> int:
+    """The map for a service that needs these sites: of its own set, else its present one, else map 0.
+
+    One that lacks a needed site is none: until it is derived map 0 places the new endpoint too.
+    """
+    for number, sites in sets.items():
+        if number and own == sites and needed <= sites:
             return number
-    if present in maps and set(needed) <= set(maps[present].sites):
-        return present
-    return 0
+    return present if needed <= sets.get(present, frozenset()) else 0
 
 
 def file_name(atlas_digest: int, sites: Iterable[Site]) -> str:

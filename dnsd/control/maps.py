@@ -48,6 +48,7 @@ class Maps:
         self.derived = 0
         self.publisher: Publisher | None = None
         self._assigned: dict[str, int] = {}
+        self._sets: dict[int, frozenset[str]] = {}
         self._seen = Seen()
         self._numbers: dict[Sites, int] = {}
         self._next = 1
@@ -57,8 +58,11 @@ class Maps:
         self._unused: dict[str, float] = {}
 
     def of(self, service: str) -> int:
-        """The map a service's record refers to now."""
-        return self._assigned.get(service, 0)
+        """The map a service's record is to refer to, by the sites of its endpoints now."""
+        needed = frozenset(endpoint.site for endpoint in self.fleet.members.get(service, {}).values())
+        number = mapplan.choose(needed, self._seen.sites(service), self._assigned.get(service, 0), self._sets)
+        self._assigned[service] = number
+        return number
 
     def mark(self) -> None:
         """Sites or their use have changed."""
@@ -107,7 +111,7 @@ class Maps:
         return [{
             "map": number, "file": view.file, "sites": list(view.sites),
             "rows": self.tables[number].rows if number in self.tables else 0,
-            "services": sum(1 for name in self.fleet.services if self.of(name) == number),
+            "services": sum(1 for name in self.fleet.services if self._assigned.get(name) == number),
         } for number, view in sorted(self.views.items())]
 
     async def _due(self) -> None:
@@ -162,6 +166,7 @@ class Maps:
             return f"map table {file}: {error}"
         self.views[number] = MapView(number, file, sites, {site: column for column, site in enumerate(sites)})
         self.tables[number] = table
+        self._sets[number] = frozenset(sites)
         self._hand_over()
         return ""
 
@@ -198,9 +203,9 @@ class Maps:
     def _retire(self, plan: Sequence[Sites]) -> None:
         """Forget maps that are not wanted and that no service refers to any more."""
         kept = {0} | {self._numbers[sites] for sites in plan if sites in self._numbers}
-        kept |= {self._choice(name) for name in self.fleet.services}
+        kept |= {self.of(name) for name in self.fleet.services}
         for number in [n for n in self.views if n not in kept]:
-            del self.views[number]
+            del self.views[number], self._sets[number]
             self.tables.pop(number, None)
         wanted = set(plan)
         self._numbers = {s: n for s, n in self._numbers.items() if n in self.views or s in wanted}
@@ -211,19 +216,14 @@ class Maps:
             return
         moved = []
         for name in self.fleet.services:
-            number = self._choice(name)
+            before, number = self._assigned.get(name), self.of(name)
             view, was = self.views.get(number), self.publisher.maps.get(number)
-            if number != self._assigned.get(name, 0) or (view is not None and (was is None or was.sites != view.sites)):
+            if number != before or (view is not None and (was is None or was.sites != view.sites)):
                 moved.append(name)
-            self._assigned[name] = number
         for name in self._assigned.keys() - self.fleet.services.keys():
             del self._assigned[name]
         if moved or self.publisher.maps != self.views:
             self.publisher.set_maps(self.views, self.tables, moved)
-
-    def _choice(self, name: str) -> int:
-        needed = {endpoint.site for endpoint in self.fleet.members.get(name, {}).values()}
-        return mapplan.choose(needed, self._seen.sites(name), self.of(name), self.views)
 
     # --- files ---
 

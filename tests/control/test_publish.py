@@ -422,17 +422,17 @@ async def test_a_failed_publication_is_tried_again(make: Make, monkeypatch: pyte
 
 async def test_a_map_is_a_frame_and_moved_columns_are_a_whole_image(make: Make) -> None:
     rig = await make(service(), A1)
-    rig.publisher.set_maps({0: MapView(0, "aa.map", ("one",))}, {}, [SERVICE])
+    rig.publisher.set_maps({0: MapView(0, "aa.map", ("one", "zero"))}, {}, [SERVICE])
     await rig.publish()
     worker = rig.workers[0]
     assert kinds(worker.frames) == [layout.F_REMAP, layout.F_MAP, layout.F_RECORDS]
     assert worker.images.image is not None
     assert worker.images.image.map_refs == {0: "aa.map"}
-    rig.publisher.set_maps({0: MapView(0, "bb.map", ("one", "two"))}, {}, [SERVICE])
+    rig.publisher.set_maps({0: MapView(0, "bb.map", ("one", "zero", "two"))}, {}, [SERVICE])
     await rig.publish()
     assert kinds(worker.frames)[3:] == [layout.F_MAP]  # the record's columns are where they were
     assert worker.images.image.map_refs == {0: "bb.map"}
-    rig.publisher.set_maps({0: MapView(0, "cc.map", ("two", "one"))}, {}, [SERVICE])
+    rig.publisher.set_maps({0: MapView(0, "cc.map", ("two", "one", "zero"))}, {}, [SERVICE])
     await rig.publish()
     assert kinds(worker.frames)[4:] == [layout.F_REMAP]
     assert worker.images.image.map_refs == {0: "cc.map"}

@@ -1,0 +1,102 @@
+"""Files that are whole or absent, the image with its journal, what is read back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dnsd.control import files
+from dnsd.control.files import ImageFiles
+from dnsd.image import frames, layout
+from dnsd.image.reading import ImageError
+from dnsd.model import Stamp
+
+
+def test_replace_writes_whole_files_for_their_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    files.replace(path, b"one")
+    files.replace(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(tmp_path) == ["node.json"]
+
+
+def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "node.json"
+    files.replace(path, b"one")
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        files.replace(path, b"two")
+    assert path.read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["node.json"]
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"secret")
+    link.symlink_to(target)
+    with pytest.raises(OSError, match="link"):
+        files.read(link)
+    files.replace(link, b"new")
+    assert target.read_bytes() == b"secret"
+    assert not link.is_symlink()
+    with pytest.raises(OSError, match="directory"):
+        files.read(tmp_path / ".." / tmp_path.name)
+
+
+def test_read_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"12345")
+    assert files.read(tmp_path / "f", 5) == b"12345"
+    assert files.read(tmp_path / "none") is None
+    with pytest.raises(OSError, match="larger"):
+        files.read(tmp_path / "f", 4)
+
+
+def step(version: int, start: int, epoch: int = 1) -> tuple[Stamp, bytes]:
+    stamp = Stamp(epoch, version, 0)
+    return stamp, frames.encode(layout.F_RECORDS, stamp, Stamp(epoch, start, 0))
+
+
+def test_the_journal_keeps_what_an_image_lacks(tmp_path: Path) -> None:
+    made = ImageFiles(tmp_path)
+    for version in range(1, 6):
+        made.append(*step(version, version - 1))
+    assert len(frames.read_journal(made.journal.read_bytes())) == 5
+    made.put(b"image")
+    made.cut(Stamp(1, 3, 0))
+    kept = frames.read_journal(made.journal.read_bytes())
+    assert [frame.stamp.version for frame in kept] == [4, 5]
+    assert made.journal_size == os.path.getsize(made.journal)
+    made.append(*step(6, 5))
+    assert [f.stamp.version for f in frames.read_journal(made.journal.read_bytes())] == [4, 5, 6]
+    made.cut(Stamp(2, 1, 0))  # another epoch: none of the old frames lead there
+    assert made.frames == []
+    made.close()
+
+
+def test_a_torn_frame_stops_the_journal_until_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ImageFiles(tmp_path)
+    made.append(*step(1, 0))
+    real = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:9]))
+        with pytest.raises(OSError, match="part"):
+            made.append(*step(2, 1))
+    made.append(*step(3, 2))
+    assert [f.stamp.version for f in frames.read_journal(made.journal.read_bytes())] == [1]
+    made.cut(Stamp(1, 1, 0))
+    assert [f.stamp.version for f in frames.read_journal(made.journal.read_bytes())] == [2, 3]
+    made.close()
+
+
+def test_no_image_and_a_bad_one(tmp_path: Path) -> None:
+    assert ImageFiles(tmp_path).load() is None
+    (tmp_path / "image").write_bytes(b"nothing of the kind")
+    with pytest.raises(ImageError):
+        ImageFiles(tmp_path).load()

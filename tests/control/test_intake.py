@@ -1,0 +1,282 @@
+"""Following a registry through gaps, outages, resets: a scripted stream, a real publisher, no store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from dnsd.control.intake import BACKOFF_S, HOLD_S, Intake
+from dnsd.control.leaseclock import LeaseClock
+from dnsd.control.maps import Maps
+from dnsd.model import Fault
+from dnsd.registry.errors import Gap, Unavailable
+from dnsd.registry.models import Model
+from dnsd.registry.values import Event, Loaded, Position, Tick
+from tests.control.fleet_samples import NOW, SERVICE, endpoint, events, gone, loaded, override, service, site
+from tests.control.rig import EPOCH, Rig
+
+pytestmark = pytest.mark.asyncio
+A1, A2 = endpoint("a1", "192.0.2.1"), endpoint("a2", "192.0.2.2")
+ADDRESS1, ADDRESS2 = b"\xc0\0\x02\x01", b"\xc0\0\x02\x02"
+
+
+class Script:
+    """A registry that says what it is told to: `state` is what `load` gives, `feed` what `events` gives, in order."""
+
+    def __init__(self, *objects: Model, epoch: int = EPOCH, version: int = 1) -> None:
+        self.state = loaded(*objects, epoch=epoch, version=version)
+        self.feed: list[list[Event] | Exception] = []
+        self.away: Exception | None = None
+        self.asked: list[str] = []
+        self.ticks: list[Tick | Exception] = []
+
+    async def position(self) -> Position:
+        self._open("position")
+        return self.state.position
+
+    async def load(self) -> Loaded:
+        self._open("load")
+        return self.state
+
+    async def events(self, after: str, *, block_ms: int) -> list[Event]:
+        await asyncio.sleep(0)
+        self._open(f"events {after}")
+        step = self.feed.pop(0) if self.feed else []
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def tick(self) -> Tick:
+        step = self.ticks.pop(0) if self.ticks else Tick([], 250, 0, [])
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    def _open(self, what: str) -> None:
+        self.asked.append(what)
+        if self.away is not None:
+            raise self.away
+
+
+class Node:
+    """A rig with an intake that is stepped by hand."""
+
+    def __init__(self, state: Path, script: Script) -> None:
+        self.script = script
+        self.rig = Rig(state)
+        self.maps = Maps(self.rig.fleet, state / "atlas", state / "maps", clock=self.rig.clock)
+        self.maps.publisher = self.rig.publisher
+        self.rig.feeds.start()
+        self.intake = Intake(script, self.rig.fleet, self.rig.publisher, self.maps, clock=self.rig.clock)
+
+    async def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            await self.intake._attempt(self.intake._follow if self.intake.cursor else self.intake._load)
+        await self.rig.publisher.publish()
+        await self.rig.settle()
+
+    def ask(self) -> tuple[int, list[bytes]]:
+        return self.rig.workers[0].ask(SERVICE)
+
+
+@pytest_asyncio.fixture
+async def make(tmp_path: Path) -> AsyncIterator[Callable[..., Node]]:
+    nodes: list[Node] = []
+
+    def start(script: Script) -> Node:
+        nodes.append(Node(tmp_path, script))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.rig.close()
+
+
+Make = Callable[..., Node]
+
+
+async def test_load_then_follow(make: Make) -> None:
+    node = make(Script(site("one"), service(), A1))
+    await node.step()
+    assert node.ask() == (0, [ADDRESS1])
+    assert node.intake.cursor == "1-0"
+    node.script.feed = [[], events(2, A2), gone(3, A1)]
+    await node.step(3)
+    assert node.ask() == (0, [ADDRESS2])
+    assert node.rig.publisher.reached(3)
+    assert node.script.asked == ["load", "events 1-0", "events 1-0", "events 2-0"]
+    assert node.intake.stale_for == 0
+
+
+async def test_an_outage_keeps_the_answers_and_says_how_old_they_are(make: Make) -> None:
+    node = make(Script(service(), A1))
+    await node.step()
+    node.rig.clock.slept.clear()
+    node.script.away = Unavailable("gone fishing")
+    await node.step(8)
+    assert node.ask() == (0, [ADDRESS1])
+    assert node.intake.problem == "gone fishing"
+    assert node.intake.stale_for == pytest.approx(sum(node.rig.clock.slept), abs=0.02)
+    waits = node.rig.clock.slept
+    assert all(BACKOFF_S[0] / 2 <= wait <= BACKOFF_S[1] for wait in waits)
+    assert max(waits[-2:]) > 10 * waits[0]
+    node.script.away = None
+    node.script.feed = [events(2, A2)]
+    await node.step()
+    assert node.intake.stale_for == 0
+    assert node.script.asked.count("load") == 1  # it went on where it was
+    assert node.rig.publisher.reached(2)
+
+
+async def test_a_gap_loads_again_and_sends_only_what_differs(make: Make) -> None:
+    node = make(Script(service(), A1))
+    await node.step()
+    node.script.feed = [Gap("trimmed")]
+    node.script.state = loaded(service(), A1, A2, epoch=EPOCH, version=90)
+    await node.step(2)
+    assert node.rig.publisher.counts.images == 1
+    assert node.rig.publisher.reached(90)
+    assert {rdata for _ in range(1) for rdata in node.ask()[1]} <= {ADDRESS1, ADDRESS2}
+
+
+@pytest.mark.parametrize(("state", "words"), [
+    (loaded(epoch=EPOCH + 1, version=0), "began anew"),
+    (loaded(service(), A1, epoch=EPOCH, version=3), "went back from version 5 to 3"),
+    (loaded(epoch=EPOCH, version=9), "another history"),
+])
+async def test_a_store_that_lost_its_state_is_held_off(make: Make, state: Loaded, words: str) -> None:
+    node = make(Script(service(), A1, version=5))
+    await node.step()
+    good = node.script.state
+    node.script.feed = [Gap("forked")]
+    node.script.state = state
+    await node.step(3)
+    assert words in node.intake.held
+    assert node.ask() == (0, [ADDRESS1])
+    assert not node.rig.publisher.open
+    assert node.script.asked[-1] == "position"  # what was judged is not loaded again and again
+    assert node.rig.clock.slept[-1] == HOLD_S
+    assert node.intake.stale_for > 0
+    node.script.state = good._replace(position=good.position._replace(version=7, cursor="7-0"))
+    await node.step()
+    assert node.intake.held == ""
+    assert node.rig.publisher.reached(7)
+
+
+async def test_a_store_that_was_held_must_win_trust_back_by_its_content(make: Make) -> None:
+    node = make(Script(service(), A1, service("b.example.com"), version=5))
+    await node.step()
+    node.script.feed = [Gap("trimmed")]
+    node.script.state = loaded(epoch=EPOCH, version=3)
+    await node.step(2)
+    assert "went back" in node.intake.held
+    node.script.state = loaded(service(), epoch=EPOCH, version=6)  # new writes on an old backup
+    await node.step()
+    assert "lacks 1 of 1 endpoints" in node.intake.held
+
+
+async def test_at_start_the_image_on_disk_is_what_is_served(make: Make, tmp_path: Path) -> None:
+    first = make(Script(service(), A1, version=5))
+    await first.step()
+    second = make(Script(epoch=EPOCH + 1, version=0))
+    await second.step()
+    assert "began anew" in second.intake.held
+    assert second.ask() == (0, [ADDRESS1])
+    third = make(Script(service(), A1, A2, version=8))
+    await third.step()
+    assert third.intake.held == ""
+    assert third.rig.publisher.reached(8)
+    assert third.rig.publisher.stamp > first.rig.publisher.stamp
+
+
+async def test_a_resumed_cursor_tells_a_fork_that_numbers_hide(make: Make) -> None:
+    first = make(Script(service(), A1, version=5))
+    await first.step()
+    script = Script(service(), epoch=EPOCH, version=9)
+    script.feed = [Gap("forked")]
+    second = make(script)
+    second.intake.resume("5-0")
+    await second.intake._attempt(second.intake._check_resumed)
+    await second.step()
+    assert "another history" in second.intake.held
+    script.asked.clear()
+    third = make(Script(service(), epoch=EPOCH, version=9))
+    third.intake.resume("5-0")
+    await third.intake._attempt(third.intake._check_resumed)
+    await third.step()
+    assert third.intake.held == ""  # the same numbers, and the history goes on
+
+
+async def test_no_store_at_start_and_it_comes_later(make: Make) -> None:
+    script = Script(service(), A1)
+    script.away = Unavailable("not yet")
+    node = make(script)
+    await node.step(3)
+    assert not node.intake.connected
+    assert node.rig.publisher.image is None
+    script.away = None
+    await node.step()
+    assert node.ask() == (0, [ADDRESS1])
+
+
+async def test_corrupt_values_are_counted_and_the_last_sound_ones_kept(make: Make) -> None:
+    node = make(Script(service(), A1))
+    await node.step()
+    node.script.feed = [Gap("corrupt")]
+    node.script.state = loaded(service(), epoch=EPOCH, version=2)._replace(
+        corrupt=[Fault(f"endpoint/{A1.key}", "not JSON")])
+    await node.step(2)
+    assert node.intake.corrupt == 1
+    assert node.ask() == (0, [ADDRESS1])
+
+
+async def test_a_bug_in_a_step_does_not_end_the_intake(make: Make) -> None:
+    node = make(Script(service(), A1))
+    await node.step()
+    node.script.feed = [RuntimeError("bug")]
+    await node.step()
+    assert "bug" in node.intake.problem
+    await node.step()
+    assert node.intake.connected
+
+
+async def test_run_follows_until_cancelled(make: Make) -> None:
+    node = make(Script(service(), A1))
+    node.script.feed = [[] for _ in range(3)]
+    task = asyncio.create_task(node.intake.run())
+    while len(node.script.asked) < 4:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_lease_clock(make: Make) -> None:
+    node = make(Script(service(), A1, override("site", "one", "down", until_ms=NOW + 700)))
+    await node.step()
+    assert node.ask()[1] == []
+    clock = LeaseClock(node.script, node.rig.views, node.rig.publisher, clock=node.rig.clock)
+    node.script.ticks = [Tick(["a", "b"], 250, 0, []), Unavailable("away"), RuntimeError("bug"), Tick([], 0, -4000, [])]
+    clock.look()
+    for _ in range(4):
+        await clock.tick()
+    assert (clock.expired, clock.failures, clock.shifted_ms) == (2, 2, 4000)
+    node.rig.clock.ms = NOW + 700
+    clock.look()
+    await node.rig.publisher.publish()
+    await node.rig.settle()
+    assert node.ask() == (0, [ADDRESS1])
+
+
+async def test_the_lease_clock_keeps_its_pace(make: Make) -> None:
+    node = make(Script())
+    clock = LeaseClock(node.script, node.rig.views, node.rig.publisher, clock=node.rig.clock)
+    task = asyncio.create_task(clock.run())
+    for _ in range(50):
+        await asyncio.sleep(0)
+    task.cancel()
+    assert {0.25, 0.5} == set(node.rig.clock.slept)

@@ -1,0 +1,109 @@
+"""Views kept up to date, and the memory of last good answers over a restart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dnsd.control.resolve import LAST_GOOD_MS
+from dnsd.control.state import Fleet
+from dnsd.control.views import Views
+from dnsd.dns import types
+from tests.control.fleet_samples import HOUR, NOW, SERVICE, endpoint, events, fleet, gone, override, service
+
+LEASED = endpoint("l", "192.0.2.7", lease="x")
+LIVE = service(types=["A"])
+
+
+def views(made: Fleet) -> Views:
+    return Views(made, lambda _: 0)
+
+
+def test_refresh_gives_views_and_who_is_gone() -> None:
+    made = fleet(LIVE, LEASED, service("b.example.com"))
+    kept = views(made)
+    found = kept.refresh([SERVICE, "b.example.com", "never.example.com"], NOW)
+    assert set(found) == {SERVICE, "b.example.com"}
+    made.apply(gone(2, service("b.example.com")), NOW)
+    assert kept.refresh(["b.example.com"], NOW) == {"b.example.com": None}
+    assert kept.refresh(["b.example.com"], NOW) == {}
+    assert set(kept.resolved) == {SERVICE}
+
+
+def test_what_time_changes_is_said_once() -> None:
+    kept = views(fleet(LIVE, LEASED, override("site", "one", "down", until_ms=NOW + 10)))
+    assert kept.changed_by_time(NOW) == set()
+    assert kept.changed_by_time(NOW + 10) == {SERVICE}
+    assert kept.changed_by_time(NOW + 11) == set()
+
+
+def saved(path: Path, made: Fleet, now: int = NOW) -> Views:
+    kept = views(made)
+    kept.refresh(made.services, now)
+    assert kept.unsaved
+    path.write_bytes(kept.dump(now, "7-0/abc"))
+    assert not kept.unsaved
+    return kept
+
+
+def test_the_memory_survives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    saved(path, fleet(LIVE, LEASED, endpoint("p", "192.0.2.8")))
+    again = views(fleet(LIVE))  # the lease ended while nobody looked; the permanent one was deleted
+    assert again.restore(path) == "7-0/abc"
+    again.refresh([SERVICE], NOW + HOUR)
+    view = again.resolved[SERVICE].view
+    assert view.last_good_a == (b"\xc0\0\x02\x07",)
+    late = views(fleet(LIVE))
+    late.restore(path)
+    late.refresh([SERVICE], NOW + LAST_GOOD_MS)  # a day after it was last seen live
+    assert late.resolved[SERVICE].view.last_good_a == ()
+
+
+def test_a_service_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    made = fleet(LIVE, LEASED)
+    kept = saved(tmp_path / "node.json", made)
+    made.apply(gone(2, LIVE), NOW)
+    kept.refresh([SERVICE], NOW)
+    assert kept.unsaved
+    assert json.loads(kept.dump(NOW, ""))["last_good"] == {}
+
+
+def test_the_day_goes_on_over_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    made = fleet(LIVE, LEASED)
+    kept = saved(path, made)
+    made.apply(gone(2, LEASED), NOW + HOUR)
+    kept.refresh([SERVICE], NOW + HOUR)
+    path.write_bytes(kept.dump(NOW + 2 * HOUR, "c"))
+    again = views(fleet(LIVE))
+    again.restore(path)
+    assert again.memories[SERVICE][types.A].left_ms == NOW + HOUR
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "[]", "{}", '{"format": 2}', '{"format": 1, "seen_ms": "x", "cursor": "", "last_good": {}}',
+    '{"format": 1, "seen_ms": 1, "cursor": "", "last_good": {"a": {"1": [0, [["k", "s", null, "zz"]]]}}}',
+    '{"format": 1, "seen_ms": 1, "cursor": "", "last_good": {"a": 5}}',
+])
+def test_a_memory_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "node.json"
+    path.write_text(text)
+    kept = views(fleet(LIVE))
+    with pytest.raises(ValueError, match=r"node\.json cannot be read"):
+        kept.restore(path)
+    kept.refresh([SERVICE], NOW)
+
+
+def test_no_memory_at_all(tmp_path: Path) -> None:
+    assert views(fleet()).restore(tmp_path / "none") == ""
+
+
+def test_a_change_of_load_is_no_reason_to_write(tmp_path: Path) -> None:
+    made = fleet(LIVE, LEASED)
+    kept = saved(tmp_path / "node.json", made)
+    made.apply(events(2, LEASED.model_copy(update={"load": 5})), NOW)
+    kept.refresh([SERVICE], NOW)
+    assert not kept.unsaved
