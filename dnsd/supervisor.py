@@ -39,6 +39,7 @@ STORE_LEAVE_SECONDS: Final = 10.0
 FEED_BUFFER: Final = 1 << 20
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _PR_SET_PDEATHSIG: Final = 1
+_NO_SOCKETS: Final = sockets.Bound([], [])
 
 
 class Commands(NamedTuple):
@@ -78,6 +79,7 @@ class Child:
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
         self.failures = 0
+        self.replacing = False  # told to end, for a start with other descriptors
         self.due: float | None = 0.0
         self._argv, self._descriptors, self._death = argv, descriptors, death
 
@@ -103,6 +105,9 @@ class Child:
 
     def again(self, now: float, why: str) -> None:
         """Plan the next start."""
+        if self.replacing:
+            self.replacing, self.due = False, now
+            return
         self.failures = self.failures + 1 if now - self.started < SHORT_SECONDS else 0
         wait = BACKOFF_SECONDS[min(max(self.failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
         self.due = now + wait
@@ -172,8 +177,9 @@ class Supervisor:
         for child in self._children:
             why = child.ended()
             if why and child in kept:
+                planned = child.replacing
                 child.again(now, why)
-                if child.failures >= 2 and child in self._workers:
+                if child.failures >= 2 and child in self._workers and not planned:
                     self._give_up_sockets(self._workers.index(child))
         for child in kept:
             if child.due is not None and child.due <= now and not self._hurry:
@@ -191,24 +197,26 @@ class Supervisor:
 
     def _start(self, child: Child, now: float) -> None:
         if child in self._workers:
-            slot = self._workers.index(child)
-            if self._bound[slot] is None:
-                try:
-                    self._bound[slot] = sockets.bind(self._addresses)
-                except sockets.BindError as error:
-                    child.started = now
-                    child.again(now, str(error))
-                    return
-            head = metrics.head(self._stats, slot)
+            head = metrics.head(self._stats, self._workers.index(child))
             head[metrics.PID] = head[metrics.EPOCH] = 0
         child.start(now)
 
     def _give_up_sockets(self, slot: int) -> None:
-        """Let the kernel give this slot's share of the queries to the others until it starts."""
+        """Let the kernel give this slot's share of the queries to the others, until it has started without sockets."""
         bound = self._bound[slot]
         if bound:
             bound.close()
             self._bound[slot] = None
+
+    def _give_sockets(self, slot: int) -> None:
+        """The worker has started, so it is worth having sockets again: end it and start it with them."""
+        try:
+            self._bound[slot] = sockets.bind(self._addresses)
+        except sockets.BindError as error:
+            _log(f"{self._workers[slot].name} has no sockets: {error}")
+            return
+        self._workers[slot].replacing = True
+        self._workers[slot].signal(signal.SIGTERM)
 
     def _look(self, now: float) -> None:
         """Ready for the first time? A worker stuck? Tell the service manager that we turn."""
@@ -218,7 +226,10 @@ class Supervisor:
         serving = 0
         for slot, child in enumerate(self._workers):
             head = metrics.head(self._stats, slot)
-            serving += bool(child.process and head[metrics.PID] == child.process.pid and head[metrics.EPOCH])
+            up = bool(child.process and head[metrics.PID] == child.process.pid and head[metrics.EPOCH])
+            if up and self._bound[slot] is None and self._stopping is None:
+                self._give_sockets(slot)
+            serving += up and not child.replacing
             beat = max(head[metrics.BEAT_MS] / 1000, child.started)
             if child.process and now > self._trust_beats and now - beat > HANG_SECONDS:
                 _log(f"{child.name} has been stuck for {now - beat:.0f} s, killing it")
@@ -268,9 +279,7 @@ class Supervisor:
     # --- what children are given ---
 
     def _worker_argv(self, slot: int) -> list[str]:
-        bound = self._bound[slot]
-        assert bound is not None  # noqa: S101 - `_start` has made them
-        config = self._config
+        bound, config = self._bound[slot] or _NO_SOCKETS, self._config
         return [*self._commands.worker, json.dumps({
             "slot": slot, "node": config.node, "workers": len(self._workers), "state": str(config.state),
             "udp": [s.fileno() for s in bound.udp], "tcp": [s.fileno() for s in bound.tcp],
@@ -279,8 +288,7 @@ class Supervisor:
         })]
 
     def _worker_descriptors(self, slot: int) -> list[int]:
-        bound = self._bound[slot]
-        assert bound is not None  # noqa: S101 - `_start` has made them
+        bound = self._bound[slot] or _NO_SOCKETS
         return [*(s.fileno() for s in (*bound.udp, *bound.tcp)), self._feeds[slot][1].fileno(), self._lifeline]
 
     def _control_argv(self) -> list[str]:
