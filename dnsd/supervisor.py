@@ -43,10 +43,14 @@ _NO_SOCKETS: Final = sockets.Bound([], [])
 
 
 class Commands(NamedTuple):
-    """What is started; tests put in their own. The JSON argument is appended to `worker` and `control`."""
+    """What is started; tests put in their own. `worker` gets its JSON as an argument.
+
+    `control` reads its JSON from standard input: the store's URL may hold a password, and anybody can see arguments.
+    """
 
     worker: Sequence[str] = (sys.executable, "-m", "dnsd.serve.worker")
-    control: Sequence[str] = (sys.executable, "-m", "dnsd.control.app")
+    control: Sequence[str] = (
+        sys.executable, "-c", "import sys, dnsd.control.app as app; sys.exit(app.main(sys.stdin.read()))")
     store: Callable[[Path], list[str]] = embedded.command
 
 
@@ -73,15 +77,15 @@ def run(config: Config, commands: Commands = Commands()) -> int:  # noqa: B008 -
 class Child:
     """A process that is started again whenever it ends. `due` is when to start it next, None while it runs or rests."""
 
-    def __init__(self, name: str, argv: Callable[[], list[str]], descriptors: Callable[[], list[int]],
-                 death: int = signal.SIGKILL) -> None:
+    def __init__(self, name: str, argv: Callable[[], list[str]], descriptors: Callable[[], list[int]], *,
+                 death: int = signal.SIGKILL, told: Callable[[], str] = str) -> None:
         self.name = name
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
         self.failures = 0
         self.replacing = False  # told to end, for a start with other descriptors
         self.due: float | None = 0.0
-        self._argv, self._descriptors, self._death = argv, descriptors, death
+        self._argv, self._descriptors, self._death, self._told = argv, descriptors, death, told
 
     def start(self, now: float) -> None:
         """Start it; a start that fails at once counts as one that ended."""
@@ -89,9 +93,12 @@ class Child:
         environment = {name: value for name, value in os.environ.items()
                        if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
         try:
-            self.process = subprocess.Popen(  # its own group: Ctrl-C is for the supervisor alone
-                self._argv(), stdin=subprocess.DEVNULL, pass_fds=self._descriptors(), env=environment,
-                process_group=0, preexec_fn=_prepare(self._death))
+            with open(os.memfd_create("settings"), "w+", encoding="utf-8") as stdin:
+                stdin.write(self._told())
+                stdin.seek(0)
+                self.process = subprocess.Popen(  # its own group: Ctrl-C is for the supervisor alone
+                    self._argv(), stdin=stdin, pass_fds=self._descriptors(), env=environment, process_group=0,
+                    preexec_fn=_prepare(self._death))
         except (OSError, subprocess.SubprocessError) as error:
             self.again(now, str(error))
 
@@ -139,12 +146,13 @@ class Supervisor:
         self._workers = [
             Child(f"worker {slot}", lambda slot=slot: self._worker_argv(slot),  # type: ignore[misc]
                   lambda slot=slot: self._worker_descriptors(slot)) for slot in range(workers)]  # type: ignore[misc]
-        self._control = Child("control", self._control_argv, self._control_descriptors, signal.SIGTERM)
+        self._control = Child("control", lambda: list(commands.control), self._control_descriptors,
+                              death=signal.SIGTERM, told=self._control_settings)
         self._store: Child | None = None
         if config.registry.url is None:
             argv = commands.store(config.state)
             embedded.folder_of(config.state).mkdir(mode=0o700, exist_ok=True)
-            self._store = Child("store", lambda: argv, list, signal.SIGTERM)
+            self._store = Child("store", lambda: argv, list, death=signal.SIGTERM)
         self._children = [*self._workers, *([self._store] if self._store else []), self._control]
         self._stopping: int | None = None  # the signal that asked for it
         self._hurry = False
@@ -291,15 +299,16 @@ class Supervisor:
         bound = self._bound[slot] or _NO_SOCKETS
         return [*(s.fileno() for s in (*bound.udp, *bound.tcp)), self._feeds[slot][1].fileno(), self._lifeline]
 
-    def _control_argv(self) -> list[str]:
+    def _control_settings(self) -> str:
         config = self._config
         settings: dict[str, Any] = config.model_dump(mode="json")
         settings |= {
             "feeds": [ours.fileno() for ours, _ in self._feeds], "lifeline": self._lifeline,
             "admin": [s.fileno() for s in self._admin], "store_url": config.registry.url or embedded.url(config.state),
             "stats": str(self._stats_path), "atlas": str(config.atlas), "maps": str(config.maps),
+            "certificate": settings["admin"]["certificate"], "key": settings["admin"]["key"],
         }
-        return [*self._commands.control, json.dumps(settings)]
+        return json.dumps(settings)
 
     def _control_descriptors(self) -> list[int]:
         return [*(ours.fileno() for ours, _ in self._feeds), *(s.fileno() for s in self._admin), self._lifeline]

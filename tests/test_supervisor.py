@@ -35,7 +35,7 @@ sys.exit(supervisor.run(config.Config(**given["config"]), commands))
 """
 CONTROL = """
 import json, os, select, signal, sys
-settings = json.loads(sys.argv[1])
+settings = json.load(sys.stdin)
 def say(text):
     with open(settings["state"] + "/events", "a") as file:
         file.write(f"control {text} {os.getpid()}\\n")
@@ -327,11 +327,13 @@ def _state(pid: int) -> str:
 
 
 def test_with_a_store_of_the_operators_there_is_none_of_ours(rig: Any) -> None:
-    one = rig(registry={"url": "redis://127.0.0.1:1/0"}, workers=1)
+    one = rig(registry={"url": "redis://:secret@127.0.0.1:1/0"}, workers=1)
     one.start()
     until(lambda: "control starts" in one.events(), 5, "control")
     assert "store starts" not in one.events()
-    assert json.loads((one.state / "settings").read_text())["store_url"] == "redis://127.0.0.1:1/0"
+    assert json.loads((one.state / "settings").read_text())["store_url"] == "redis://:secret@127.0.0.1:1/0"
+    arguments = Path(f"/proc/{one.pid('control starts')}/cmdline").read_bytes()
+    assert b"secret" not in arguments
 
 
 def test_a_state_directory_that_cannot_be_used(rig: Any) -> None:
