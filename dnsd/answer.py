@@ -51,7 +51,9 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
         return _odd(packet, ctx)
     end = packet.find(0, 12) + 1
     name = packet[12:end].lower()
-    node = image.nodes.get(name) or image.get(name)
+    node = image.nodes.get(name)
+    if node is None and name in image.index:
+        node = image.unfold(name)
     try:
         if node is None:
             starts = wire.question_labels(packet)

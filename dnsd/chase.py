@@ -44,8 +44,8 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
     # No name in the image has more labels than `depth`, so deeper ancestors need not be looked for.
     for at in starts[max(0, len(starts) - 1 - image.depth) :]:
         suffix = name[at - 12 :]
-        node = image.nodes.get(suffix) or image.get(suffix)
-        if node is not None:
+        if suffix in image.index:
+            node = image.nodes.get(suffix) or image.unfold(suffix)
             return _from_encloser(asked, node, image, count)
     return REFUSED
 

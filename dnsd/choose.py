@@ -34,7 +34,7 @@ def choose(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, n
            count: MutableSequence[int]) -> Choice:
     """The addresses of one type for this client. Plain records, nearly all, take the short way."""
     table = image.maps.get(plan.map_id)
-    if not plan.plain or table is None:
+    if table is None or not (plan.plain_aaaa if v6 else plan.plain_a):
         return _declared(image, plan, v6, client, ecs, now, count)
     if ecs is None or not ecs[2]:
         row, scope = table.find_resolver(client), 0

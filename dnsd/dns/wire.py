@@ -43,20 +43,20 @@ class FormError(Exception):
 
 def question_labels(packet: bytes) -> list[int]:
     """Offsets of the question name's labels, the root octet's last. FormError for anything but a plain name."""
+    name = packet[12:267]  # 255 octets (RFC 1035 §3.1): what ends later is cut off and found to have no end
     offsets = [12]
-    at = 12
-    size = len(packet)
-    while at < size:
-        length = packet[at]
-        if not length:
-            if at - 12 > 254 or at + 5 > size:
-                break
-            return offsets
-        if length > 63 or at - 12 > 254:
-            break
-        at += length + 1
-        offsets.append(at)
-    raise FormError
+    at = 0
+    try:
+        while length := name[at]:
+            if length > 63:
+                raise FormError
+            at += length + 1
+            offsets.append(at + 12)
+    except IndexError:
+        raise FormError from None
+    if at + 17 > len(packet):
+        raise FormError
+    return offsets
 
 
 def parse_opt(packet: bytes, at: int) -> Opt:

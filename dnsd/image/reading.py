@@ -110,11 +110,11 @@ class Image:
 
     def get(self, name: bytes) -> Node | None:
         """The node of a lower-case wire name, empty non-terminals and names below cuts among them."""
-        node = self.nodes.get(name)
-        if node is None:
-            index = self.index.get(name)
-            if index is not None:
-                node = self.nodes[name] = self._node(index)
+        return self.nodes.get(name) or (self.unfold(name) if name in self.index else None)
+
+    def unfold(self, name: bytes) -> Node:
+        """The node of a name that is in `index`, for the first time or again."""
+        node = self.nodes[name] = self._node(self.index[name])
         return node
 
     def plan(self, index: int) -> Plan:

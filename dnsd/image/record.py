@@ -29,14 +29,14 @@ V6_BLOCK: Final = 1 << 62
 class Plan:
     """A record, unfolded. Attributes are the record's fields; see `layout.RECORD` and `layout.ENDPOINT`.
 
-    `plain` says that nothing stands between a client and the top group: both types live, no rung declared for clients
-    without a place, no fence, no split, one address to give. Then the short way through `choose` is enough.
+    `plain_a` says that nothing stands between a client and the top group of a type: it is live, no rung is declared for
+    clients without a place, no fence, no split, one address to give. Then the short way through `choose` is enough.
     """
 
     __slots__ = (
         "_groups_a", "_groups_aaaa", "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a", "first_aaaa",
-        "flags", "key", "keys", "ladder_a", "ladder_aaaa", "map_id", "plain", "rrs_a", "rrs_aaaa", "rules", "split4",
-        "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client", "weights",
+        "flags", "key", "keys", "ladder_a", "ladder_aaaa", "map_id", "plain_a", "plain_aaaa", "rrs_a", "rrs_aaaa",
+        "rules", "split4", "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client", "weights",
     )
 
     def __init__(self, data: bytes | memoryview) -> None:
@@ -59,8 +59,10 @@ class Plan:
         if at + 16 * fallback_aaaa != len(data):
             raise ValueError(f"record of {len(data)} octets, its counts need {at + 16 * fallback_aaaa}")
         self.uses_client = bool(self.flags & layout.R_USES_CLIENT)
-        self.plain = (self.uses_client and self.take == 1 and not self.split4 and not fence
-                      and not self.flags & layout.R_DECLARED and self.ladder_a == self.ladder_aaaa == Ladder.LIVE)
+        plain = (self.uses_client and self.take == 1 and not self.split4 and not fence
+                 and not self.flags & layout.R_DECLARED)
+        self.plain_a = plain and self.ladder_a == Ladder.LIVE
+        self.plain_aaaa = plain and self.ladder_aaaa == Ladder.LIVE
         self.keys = [c.key for c in self.candidates]
         self.weights = [c.weight for c in self.candidates]
         self.rrs_a = [_rr(1, self.ttl, c.a) if c.a else b"" for c in self.candidates]
