@@ -75,7 +75,7 @@ def choose(needed: frozenset[str], own: frozenset[str], present: int, sets: Mapp
     for number, sites in sets.items():
         if number and own == sites and needed <= sites:
             return number
-    return present if needed <= sets.get(present, frozenset()) else 0
+    return present if present in sets and needed <= sets[present] else 0
 
 
 def file_name(atlas_digest: int, sites: Iterable[Site]) -> str:
