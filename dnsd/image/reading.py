@@ -114,8 +114,7 @@ class Image:
 
     def unfold(self, name: bytes) -> Node:
         """The node of a name that is in `index`, for the first time or again."""
-        node = self.nodes[name] = self._node(self.index[name])
-        return node
+        return self._node(self.index[name])
 
     def plan(self, index: int) -> Plan:
         """The record's plan, unfolded at first use."""
@@ -187,6 +186,8 @@ class Image:
             layout.NODE.unpack_from(self._node_part, index * layout.NODE.size))
         node = Node(index, bytes(self._names[at : at + length]), flags, self.zones[zone],
                     bytes(self._data[bitmap : bitmap + bitmap_len]))
+        owned = self.plan(record).flags if record != layout.NONE else 0
+        self.nodes[node.name] = node  # before the nodes it refers to: a wildcard below a cut refers back to it
         if cut != layout.NONE:
             node.cut = node if cut == index else self._other(cut)
         if wildcard != layout.NONE:
@@ -199,20 +200,16 @@ class Image:
                 node.referral = entry
             elif node.cut is None or (node.cut is node and entry.type == types.DS):
                 node.answers[entry.type.to_bytes(2, "big") + _IN] = entry
-        if record != layout.NONE:
-            owned = self.plan(record).flags
-            if owned & layout.R_OWNS_A:
-                node.answers[KEY_A] = False
-            if owned & layout.R_OWNS_AAAA:
-                node.answers[KEY_AAAA] = True
+        if owned & layout.R_OWNS_A:
+            node.answers[KEY_A] = False
+        if owned & layout.R_OWNS_AAAA:
+            node.answers[KEY_AAAA] = True
         return node
 
     def _other(self, index: int) -> Node:
         at, length, *_ = layout.NODE.unpack_from(self._node_part, index * layout.NODE.size)
-        node = self.get(bytes(self._names[at : at + length]))
-        if node is None:
-            raise ImageError(f"node {index} has no name of its own")
-        return node
+        name = bytes(self._names[at : at + length])
+        return self.nodes.get(name) or self.unfold(name)
 
     def _entry(self, index: int) -> Entry:
         (type_, count, _, data, size, sig, sig_size, sig_count, extra_count, extra, extra_size) = (
