@@ -159,7 +159,7 @@ program that does nothing but receive and send.
 def _report(options: argparse.Namespace, running: Sequence[Server], results: Results) -> str:
     lines = [_HEAD, f"    python bench/compare.py {' '.join(sys.argv[1:])}".rstrip(), ""]
     lines += [f"- {text}" for text in _machine(options)]
-    lines += [f"- {server.name}: {server.version}" for server in running]
+    lines += [f"- {server.version}" for server in running]
     names = [server.name for server in running]
     lines += ["", "## CPU µs per answer: median (least, most)", "", _row("", names), _row("---", ["---"] * len(names))]
     for workload in options.workloads:

@@ -133,11 +133,16 @@ plugins => {{ geoip => {{
     program = shutil.which("gdnsd", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if program is None:
         raise SystemExit("gdnsd is not installed")
-    version = subprocess.run([program, "-V"], capture_output=True, text=True, check=False)
+    usage = subprocess.run([program, "-h"], capture_output=True, text=True, check=False)
     with _process([program, "-c", str(folder), "start"], folder / "log") as pid:
         _wait_for(port, folder / "log")
         pin(pid, SERVER_CPU)
-        yield Server("gdnsd", port, pid, (version.stdout + version.stderr).splitlines()[0].removeprefix("gdnsd "))
+        yield Server("gdnsd", port, pid, _version(usage.stdout + usage.stderr))
+
+
+def _version(text: str) -> str:
+    """What gdnsd says of itself, beside telling that it has no such option."""
+    return next((line for line in text.splitlines() if line.startswith("gdnsd version")), "gdnsd")
 
 
 @contextmanager
@@ -148,7 +153,7 @@ def limit(folder: Path, programs: Path) -> Iterator[Server]:
     with _process([str(programs / "udplimit"), str(port), "mmsg"], folder / "log") as pid:
         _wait_for(port, folder / "log")
         pin(pid, SERVER_CPU)
-        yield Server("limit", port, pid, "recvmmsg and sendmmsg, 64 at a time", checked=False)
+        yield Server("limit", port, pid, "limit: recvmmsg and sendmmsg, 64 at a time", checked=False)
 
 
 @contextmanager
