@@ -35,7 +35,7 @@ CLAIM_SECONDS: Final = 2.0  # a predecessor's workers may need a moment to notic
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_OMIT = 10, 23, 5
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _SIOCGIFCONF: Final = 0x8912
-_IF_INET6: Final = Path("/proc/net/if_inet6")
+_IF_INET6: Final = Path("/proc/self/net/if_inet6")
 
 
 class BindError(Exception):
@@ -223,7 +223,7 @@ def _address_of(buffer: bytearray) -> int:
 
 
 def _addresses6() -> list[str]:
-    """By /proc/net/if_inet6: address, interface, prefix length, scope, flags, name; all but the name in hex."""
+    """By /proc/self/net/if_inet6: address, interface, prefix length, scope, flags, name; all but the name in hex."""
     try:
         lines = _IF_INET6.read_text(encoding="ascii").splitlines()
     except OSError:

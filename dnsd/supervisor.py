@@ -363,9 +363,10 @@ def _raise_file_limit(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         goal = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
-        if goal < wanted:
-            _log(f"only {goal} open files are allowed, tcp.connections wants {wanted}")
+        with suppress(OSError, ValueError):  # a service manager's filter may forbid it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
+            _log(f"too few open files are allowed, {goal} at most; tcp.connections wants {wanted}")
 
 
 def _notify(state: str) -> None:
