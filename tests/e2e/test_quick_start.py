@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 import pytest
 
 from tests.node import DATA, Node, until, write_config
+from tests.oracle.ask import Question, ask
 
 SERVICE = "api.demo.example"
 GERMANY, BRAZIL, TELECOM = "141.20.0.0/16", "200.147.0.0/16", "61.169.0.0/24"
@@ -47,6 +50,22 @@ def test_a_and_aaaa_are_of_one_endpoint(demo: Node) -> None:
         a, = demo.dig("+short", SERVICE, "A", f"+subnet={subnet}").split()
         aaaa, = demo.dig("+short", SERVICE, "AAAA", f"+subnet={subnet}").split()
         assert a.rpartition(".")[2] == aaaa.rpartition(":")[2]
+
+
+def test_equals_share_by_weight_and_a_client_block_keeps_its_endpoint(demo: Node) -> None:
+    subnets = [ip_network((i << 8 | 0x0B000000, 24)) for i in range(3000)]
+    new = Counter(answer.addresses for answer in ask(
+        demo.port, [Question("canary.demo.example", "A", subnet) for subnet in subnets]))
+    assert 0.07 < new["203.0.113.2",] / len(subnets) < 0.13
+    virginia = [ip_network((i << 8 | 0x80650000, 24)) for i in range(256)]
+    for _ in range(3):  # the window may end between two questions
+        pairs = [ask(demo.port, [Question(SERVICE, kind, subnet) for kind in ("A", "AAAA")]) for subnet in virginia]
+        ends = [(a.addresses[0].rpartition(".")[2], aaaa.addresses[0].rpartition(":")[2]) for a, aaaa in pairs]
+        if all(a == aaaa for a, aaaa in ends):
+            break
+    else:
+        pytest.fail(f"A and AAAA of one client are of different endpoints: {ends}")
+    assert {a for a, _ in ends} >= {"11", "12"}, "both endpoints of the nearest site are drawn"
 
 
 @pytest.mark.parametrize(("words", "status", "holds"), [

@@ -1,7 +1,13 @@
 """The oracle's judgement: an origin and a fleet to the endpoints that may be answered, by the documented rules alone.
 
-Lives here: distance, levels, match bits, scores, groups (docs/data.md, docs/steering.md), constants written down again.
+Lives here: distance, levels, match bits as docs/data.md has them, scores and groups, all constants written down again.
 Does not live here: what the data say of a client (`origins`), asking (`test_oracle`).
+
+    tier         lowest first; weight 0 behind all tiers
+    band         sites within band_ms of the tier's best come first
+    score        proximity x (1000 x half_ms // (half_ms + ms)); in the band also match x 1000 if provider, carrier or
+                 AS number are in common, health x 1000 and load x (1000 - 125 x load level)
+    group        equal tier, band and score; the answer is the first `take` in the order of groups
 
 A draw among equals is not predicted: whoever is in the group may come. Levels that hang by a hair are not judged.
 """
