@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e lock clean
+.PHONY: help run test lint unit e2e bench lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -27,6 +27,9 @@ unit: $(VENV)/.dev
 
 e2e: $(VENV)/.dev
 	$(BIN)/pytest -q -m e2e
+
+bench: $(VENV)/.dev  ## CPU time per answer, against gdnsd in one interleaved run (needs gdnsd and cc)
+	$(BIN)/python bench/compare.py
 
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml allows
 	scripts/lock $(BIN)

@@ -76,7 +76,7 @@ def write_config(
     home.mkdir(parents=True, exist_ok=True)
     dns, admin = free_port(), free_port()
     lines = [
-        f'node = "{home.name}"', f'state = "{home / "state"}"', f"workers = {workers}",
+        f'node = "{home.name.replace("_", "-").lower()}"', f'state = "{home / "state"}"', f"workers = {workers}",
         f'listen = ["127.0.0.1:{dns}", "[::1]:{dns}"]', more,
         "[admin]", f'listen = ["127.0.0.1:{admin}"]',
         "[data]", f'directory = "{DATA}"', f'atlas = "{atlas}"',

@@ -80,11 +80,13 @@ def drain(
     session: Session, wait: Annotated[float, typer.Option(help="seconds to wait until it has gone; 0: do not")] = 60.0,
 ) -> None:
     """Have this machine's daemon finish what it has begun and leave: what SIGTERM does."""
-    config = session.config()
-    pid = _daemon_pid(config.state)
+    state = session.config().state
+    pid = _holder(state)
+    if pid is None:
+        raise Failure(Exit.UNREACHABLE, f"no daemon holds {state / 'lock'}")
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + wait
-    while wait > 0 and _alive(pid):
+    while wait > 0 and _holder(state) == pid:
         if time.monotonic() > deadline:
             raise Failure(Exit.FAILED, f"the daemon (process {pid}) is still there after {wait:g} s")
         time.sleep(0.05)
@@ -112,28 +114,16 @@ def zone_faults(config: Config) -> list[model.Fault]:
     return faults
 
 
-def _daemon_pid(state: Path) -> int:
-    """The process that holds the state directory's lock; a `Failure` when nobody does."""
+def _holder(state: Path) -> int | None:
+    """The process that holds the state directory's lock; None when nobody does. Asking holds it for a moment."""
     import fcntl
 
-    nobody = Failure(Exit.UNREACHABLE, f"no daemon holds {state / 'lock'}")
     try:
         with (state / "lock").open("rb") as lock:
-            text = lock.read(32).strip()
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return int(text)
-    except (OSError, ValueError) as error:
-        raise nobody from error
-    raise nobody
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
+                return int(lock.read(32))
+    except (OSError, ValueError):
+        return None
+    return None
