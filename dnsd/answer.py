@@ -102,33 +102,38 @@ def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: i
             kind: int) -> bytes:
     """Head, question as it came (0x20 kept), body, OPT; question and OPT with TC where that is too long."""
     packet, tail, opt, _, _, _, ctx = ask
-    size, _, do, nsid, ecs = opt
     count = ctx.count
     count[kind] += 1
     count[metrics.RCODE + rcode] += 1
     if opt is wire.NO_OPT:
-        which, record = packet[2] & 1, b""
-        limit = ctx.limit if ctx.tcp else wire.PLAIN_SIZE
+        reply = packet[:2] + heads[packet[2] & 1] + packet[12:tail] + body
+        if len(reply) <= wire.PLAIN_SIZE or (ctx.tcp and len(reply) <= ctx.limit):
+            return reply
+        return _truncated(ask, heads, rcode, b"")
+    size, _, do, nsid, ecs = opt
+    if do:
+        count[metrics.DNSSEC_OK] += 1
+    if ecs is not None:
+        count[(metrics.ECS_V6 if ecs[0] else metrics.ECS_V4) if ecs[2] else metrics.ECS_OPT_OUT] += 1
+    if options or nsid or rcode > 15:
+        record = _rich_opt(ask, options, scope, rcode)
+    elif ecs is None:
+        record = wire.PLAIN_OPT[do]
     else:
-        which = packet[2] & 1 | 2
-        limit = ctx.limit if ctx.tcp or size >= ctx.limit else max(size, wire.PLAIN_SIZE)
-        if do:
-            count[metrics.DNSSEC_OK] += 1
-        if ecs is not None:
-            count[(metrics.ECS_V6 if ecs[0] else metrics.ECS_V4) if ecs[2] else metrics.ECS_OPT_OUT] += 1
-        if options or nsid or rcode > 15:
-            record = _rich_opt(ask, options, scope, rcode)
-        elif ecs is None:
-            record = wire.PLAIN_OPT[do]
-        else:
-            at, length = ecs[3], ecs[4]
-            record = wire.ECS_HEAD[do][length] + packet[at : at + 7] + wire.OCTET[scope] + packet[at + 8 : at + length]
-    reply = packet[:2] + heads[which] + packet[12:tail] + body + record
-    if len(reply) <= limit:
+        at, length = ecs[3], ecs[4]
+        record = wire.ECS_HEAD[do][length] + packet[at : at + 7] + wire.OCTET[scope] + packet[at + 8 : at + length]
+    reply = packet[:2] + heads[packet[2] & 1 | 2] + packet[12:tail] + body + record
+    if len(reply) <= wire.PLAIN_SIZE or len(reply) <= (ctx.limit if ctx.tcp else min(size, ctx.limit)):
         return reply
-    count[metrics.TRUNCATED] += 1
-    # Only what fits whole is sent, and of a cut answer no part: resolvers ask again over TCP (RFC 2181 §9).
-    return packet[:2] + wire.heads(rcode, bool(heads[0][0] & 4), tc=True)[which] + packet[12:tail] + record
+    return _truncated(ask, heads, rcode, record)
+
+
+def _truncated(ask: _Ask, heads: Heads, rcode: int, record: bytes) -> bytes:
+    """Only what fits whole is sent, and of a cut answer no part: resolvers ask again over TCP (RFC 2181 §9)."""
+    packet, tail, *_, ctx = ask
+    ctx.count[metrics.TRUNCATED] += 1
+    head = wire.heads(rcode, bool(heads[0][0] & 4), tc=True)[packet[2] & 1 | (2 if record else 0)]
+    return packet[:2] + head + packet[12:tail] + record
 
 
 def _rich_opt(ask: _Ask, options: bytes, scope: int, rcode: int) -> bytes:

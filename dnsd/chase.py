@@ -42,7 +42,8 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
     """The answer for a name that is no node; `starts` are its labels' offsets in the packet, the root's last."""
     name = asked[0]
     # No name in the image has more labels than `depth`, so deeper ancestors need not be looked for.
-    for at in starts[max(0, len(starts) - 1 - image.depth) :]:
+    skip = len(starts) - 1 - image.depth
+    for at in starts[skip:] if skip > 0 else starts:
         suffix = name[at - 12 :]
         if suffix in image.index:
             node = image.nodes.get(suffix) or image.unfold(suffix)
@@ -52,7 +53,7 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
 
 def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """The answer at a node that has no finished entry for the question."""
-    name, key, tail, *_ = asked
+    name, key, tail, _, _, _ = asked
     if _is_foreign(key):
         return NOT_HERE
     if node.cut is not None and (node.cut is not node or key != KEY_DS):
@@ -66,7 +67,7 @@ def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int])
 
 def _is_foreign(key: bytes) -> bool:
     """Another class than IN, or a transfer: not from here (RFC 5936 §2.2.1), wherever the name lies."""
-    return key[2:] != b"\0\1" or key[:2] in (b"\0\xfb", b"\0\xfc")
+    return key[3] != 1 or key[2] > 0 or (250 < key[1] < 253 and not key[0])
 
 
 def _denier(key: bytes, node: Node, image: Image) -> Node:
@@ -79,7 +80,7 @@ def _denier(key: bytes, node: Node, image: Image) -> Node:
 
 
 def _from_encloser(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
-    name, key, tail, *_ = asked
+    name, key, tail, _, _, _ = asked
     if node.name == name:
         return present(asked, node, image, count)
     if _is_foreign(key):
@@ -110,10 +111,14 @@ def _ends(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -
 def _denial(name: bytes, node: Node, rcode: int) -> Outcome:
     """NODATA or NXDOMAIN; the SOA's owner is a pointer to the apex inside the question."""
     zone = node.zone
-    body = (0xC00C + len(name) - len(zone.apex)).to_bytes(2, "big") + zone.soa_tail
+    body = _POINTERS[len(name) - len(zone.apex)] + zone.soa_tail
     if rcode:
         return zone.nxdomain, body, rcode, 0, b"", metrics.KIND_NXDOMAIN
     return zone.nodata, body, 0, 0, b"", metrics.KIND_NODATA
+
+
+_POINTERS: Final = tuple((0xC00C + at).to_bytes(2, "big") for at in range(256))
+"""Compression pointers to the octet of that number in the question's name (RFC 1035 §4.1.4)."""
 
 
 def _referral(tail: int, cut: Node) -> Outcome:
@@ -137,7 +142,7 @@ def _soa(node: Node) -> bytes:
 
 def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """Follow CNAME and DNAME; the rcode is that of the last name (RFC 6604 §2), the scope the longest of all parts."""
-    name, key, tail, *_ = asked
+    name, key, tail, _, _, _ = asked
     kind = metrics.KIND_DNAME if node.name != name and node.flags & layout.N_DNAME else metrics.KIND_CNAME
     body, answers = b"", 0
     owner = b"\xc0\x0c"
