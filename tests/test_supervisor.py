@@ -20,6 +20,8 @@ import pytest
 from tests.node import free_port, until
 from tests.serve import samples
 
+pytestmark = pytest.mark.e2e  # real processes
+
 ROOT = Path(__file__).parent.parent
 RUN = """
 import json, sys

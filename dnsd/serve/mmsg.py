@@ -147,8 +147,11 @@ class Batched:
         lengths = list(map(len, replies))
         end = first + len(lengths)
         iov = self._out_iov
-        iov[2 * first : 2 * end : 2] = array("Q", list(accumulate(lengths[:-1], initial=self._out_base)))
-        iov[2 * first + 1 : 2 * end : 2] = array("Q", lengths)
+        if len(lengths) == 1:  # light load: a batch is one query
+            iov[2 * first], iov[2 * first + 1] = self._out_base, lengths[0]
+        else:
+            iov[2 * first : 2 * end : 2] = array("Q", list(accumulate(lengths[:-1], initial=self._out_base)))
+            iov[2 * first + 1 : 2 * end : 2] = array("Q", lengths)
         sent = self._sendmmsg(self._fd, self._out_at[first], end - first, socket.MSG_DONTWAIT)
         count = self._count
         if sent != end - first:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, NamedTuple, cast
 
@@ -46,7 +46,7 @@ class Door:
         self.limits = limits
         self.clock = clock
         self.open: OrderedDict[Connection, None] = OrderedDict()
-        self.prefixes: Counter[bytes] = Counter()
+        self.prefixes: dict[bytes, int] = {}  # open connections by prefix
         self._draining = False
 
     def connection(self) -> Connection:
@@ -59,12 +59,14 @@ class Door:
         count[metrics.TCP_ACCEPTED] += 1
         if self._draining:
             return "drain"
-        if self.prefixes[connection.prefix] >= self.limits.per_prefix:
+        same = self.prefixes.get(connection.prefix, 0)
+        if same >= self.limits.per_prefix:
             return "prefix_limit"
         if len(self.open) >= self.limits.connections:
             next(iter(self.open)).abort("limit")
+            same = self.prefixes.get(connection.prefix, 0)
         self.open[connection] = None
-        self.prefixes[connection.prefix] += 1
+        self.prefixes[connection.prefix] = same + 1
         count[metrics.TCP_OPEN] = len(self.open)
         return None
 
@@ -72,9 +74,9 @@ class Door:
         """A connection is gone, or on its way; does nothing the second time."""
         if connection in self.open:
             del self.open[connection]
-            self.prefixes[connection.prefix] -= 1
-            if not self.prefixes[connection.prefix]:
-                del self.prefixes[connection.prefix]
+            left = self.prefixes.pop(connection.prefix) - 1
+            if left:
+                self.prefixes[connection.prefix] = left
             self.serving.count[metrics.TCP_OPEN] = len(self.open)
 
     def sweep(self) -> None:

@@ -24,6 +24,8 @@ from tests.node import until
 from tests.serve import samples
 from tests.serve.samples import FIRST
 
+pytestmark = pytest.mark.e2e  # real processes
+
 ROOT = Path(__file__).parent.parent.parent
 NEVER_IN_A_WORKER = (
     "redis", "aiohttp", "pydantic", "numpy", "dns", "dnslib", "maxminddb", "pyasn", "typer", "rich")
