@@ -11,15 +11,49 @@ from __future__ import annotations
 import ipaddress
 import re
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
 Name = Annotated[str, StringConstraints(to_lower=True, max_length=253)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
 _LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)$")
+
+
+def _text(value: object) -> object:
+    if isinstance(value, int | bytes):  # pydantic would read 123 as 0.0.0.123
+        raise ValueError("an address is written as text")
+    return value
+
+
+def _answerable(address: Any) -> Any:
+    """Private and loopback addresses are the operator's business; these lead nowhere from anywhere."""
+    nowhere = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
+    if isinstance(address, ipaddress.IPv4Address):
+        nowhere = nowhere or address in _THIS_NETWORK
+    elif address.ipv4_mapped is not None:
+        raise ValueError(f"{address} is an IPv4 address in disguise")
+    else:
+        nowhere = nowhere or address.is_link_local or address.scope_id is not None
+    if nowhere:
+        raise ValueError(f"{address} cannot be answered")
+    return address
+
+
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+AddressA = Annotated[ipaddress.IPv4Address, BeforeValidator(_text), AfterValidator(_answerable)]
+AddressAAAA = Annotated[ipaddress.IPv6Address, BeforeValidator(_text), AfterValidator(_answerable)]
 
 
 class Kind(StrEnum):
@@ -90,8 +124,8 @@ class PolicySpec(Model):
 class Fallback(Model):
     """Addresses answered when no endpoint can be: often anycast."""
 
-    a: tuple[ipaddress.IPv4Address, ...] = Field(default=(), max_length=8)
-    aaaa: tuple[ipaddress.IPv6Address, ...] = Field(default=(), max_length=8)
+    a: tuple[AddressA, ...] = Field(default=(), max_length=8)
+    aaaa: tuple[AddressAAAA, ...] = Field(default=(), max_length=8)
 
 
 class Service(Model):
@@ -130,8 +164,8 @@ class EndpointSpec(Model):
     id: Id
     service: Name
     site: Id
-    a: ipaddress.IPv4Address | None = None
-    aaaa: ipaddress.IPv6Address | None = None
+    a: AddressA | None = None
+    aaaa: AddressAAAA | None = None
     weight: int = Field(default=100, ge=0, le=65535, description="0: never drawn while another can be")
     tier: int = Field(default=0, ge=0, le=255, description="lower tiers first")
 
@@ -139,11 +173,6 @@ class EndpointSpec(Model):
     def _some_address(self) -> EndpointSpec:
         if self.a is None and self.aaaa is None:
             raise ValueError("neither a nor aaaa is given")
-        for address in (self.a, self.aaaa):
-            if address is not None and (address.is_unspecified or address.is_multicast):
-                raise ValueError(f"{address} cannot be answered")
-        if self.aaaa is not None and self.aaaa.ipv4_mapped is not None:
-            raise ValueError(f"{self.aaaa} is an IPv4 address in disguise")
         return self
 
     @field_validator("service")
