@@ -1,6 +1,6 @@
 """The admin API as an aiohttp application: the route table put together, and the one place where errors become answers.
 
-Lives here: `make`, `start`, admission of a request, the error middleware. Does not live here: what any route
+Lives here: `make`, admission of a request, the error middleware. Does not live here: what any route
 does, sockets (`admin.listening`).
 
 Every request runs the same way: request id, who calls, role, query parameters, handler; whatever is raised on the way
@@ -12,11 +12,9 @@ from __future__ import annotations
 import logging
 import os
 import re
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -50,13 +48,6 @@ def make(control: Control) -> web.Application:
         if route.method == "GET":
             app.router.add_route("HEAD", route.path, _bind(room, route))
     return app
-
-
-async def start(
-    app: web.Application, sockets: Iterable[socket.socket], *, certificate: Path | None = None, key: Path | None = None,
-) -> web.AppRunner:
-    """Serves what `make` made on sockets that listen already; errors as of `listening.start`. `cleanup()` ends it."""
-    return await listening.start(app, sockets, certificate=certificate, key=key)
 
 
 def _bind(room: Room, route: Route) -> Handler:
