@@ -1,4 +1,4 @@
-"""Scope: the largest aligned block inside a run of equal rows, and the block a draw is keyed by.
+"""Scope: the largest aligned block inside a run of equal rows.
 
 Lives here: integer arithmetic on keys. Does not live here: finding the run (`image.table`).
 
@@ -20,8 +20,3 @@ def block_length(key: int, low: int, high: int, bits: int) -> int:
     below = key ^ (low - 1 if low else outside)
     above = key ^ (high + 1)
     return bits + 1 - min(below, above).bit_length()
-
-
-def cut(key: int, bits: int, length: int) -> int:
-    """The first `length` bits of a `bits`-bit key, the others zero."""
-    return key >> (bits - length) << (bits - length)
