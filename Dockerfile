@@ -16,19 +16,23 @@ RUN /opt/dnsd/bin/pip install --no-cache-dir --require-hashes -r requirements.lo
 COPY pyproject.toml README.md LICENSE ./
 COPY dnsd ./dnsd
 RUN /opt/dnsd/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+COPY data /usr/share/dnsd/data
+RUN DNSD_DATA__ATLAS=/usr/share/dnsd/atlas /opt/dnsd/bin/dnsd data build -c /usr/share/dnsd/data/demo/dnsd.toml \
+ && chmod -R a+rX /usr/share/dnsd
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10053 --home-dir /var/lib/dnsd --shell /usr/sbin/nologin dnsd \
  && install -d -m 0700 -o dnsd -g dnsd /var/lib/dnsd
 COPY --from=build /opt/dnsd /opt/dnsd
-COPY data /usr/share/dnsd/data
+COPY --from=build /usr/share/dnsd /usr/share/dnsd
 COPY data/demo /etc/dnsd
 ENV PATH=/opt/dnsd/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     DNSD_CONFIG=/etc/dnsd/dnsd.toml \
     DNSD_STATE=/var/lib/dnsd \
     DNSD_LISTEN='["0.0.0.0:5300", "[::]:5300"]' \
-    DNSD_DATA__DIRECTORY=/usr/share/dnsd/data
+    DNSD_DATA__DIRECTORY=/usr/share/dnsd/data \
+    DNSD_DATA__ATLAS=/usr/share/dnsd/atlas
 VOLUME /var/lib/dnsd
 EXPOSE 5300/udp 5300/tcp
 USER dnsd
