@@ -123,7 +123,9 @@ class Control:
                 views = [resolved.view for resolved in self.views.resolved.values()]
                 faults = conflicts([zone.view for zone in loaded], views, self.publisher.left_out)
             if faults:
-                _log.error("zones are not taken, %d faults, the first: %s: %s", len(faults), *faults[0])
+                _log.error("zones are not taken: %d faults", len(faults))
+                for fault in faults:
+                    _log.error("zone: %s: %s", *fault)
                 if self.publisher.zones is None:
                     self.zone_faults = faults
                 return faults
