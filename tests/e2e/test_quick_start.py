@@ -30,7 +30,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, atlas_home: object) -> Iterat
     try:
         node.start()
         node.apply()
-        until(lambda: node.dig("+short", SERVICE, f"+subnet={GERMANY}").strip() == FRANKFURT, 30, "the map is derived")
+        until(lambda: node.api("GET", f"/v1/explain?name={SERVICE}&subnet={GERMANY}").body["map"]["row"], 30, "a map")
         yield node
     finally:
         node.stop()
