@@ -48,6 +48,7 @@ SAVE_S: Final = 5.0
 SEEN_S: Final = 600.0
 TOKEN_S: Final = 0.25
 ZONES_RETRY_S: Final = 5.0
+CANCELS, CANCEL_S = 5, 0.5
 API: Final = "dnsd.admin.app"
 LISTENING: Final = "dnsd.admin.listening"
 TOKENS: Final = "dnsd.admin.auth"
@@ -134,17 +135,15 @@ class Process:
         self.feeds.start()
         api = await self._start_api()
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
-            self.publisher.run, self.intake.run, self.lease_clock.run, self.maps.run, self._first_token, self._keep,
-            self._read_zones]
+            self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
+            self._first_token, self._keep, self._read_zones]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())
         try:
             return await self._watch(tasks, leaving)
         finally:
-            for task in (*tasks, leaving):
-                task.cancel()
-            await asyncio.gather(*tasks, leaving, return_exceptions=True)
+            await _ended([*tasks, leaving])
             if api is not None:
                 await api.cleanup()
             self._save()
@@ -252,6 +251,18 @@ class Process:
         except OSError as error:
             self.views.unsaved = True
             _log.error("the memory of last good answers cannot be written: %s", error)
+
+
+async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until they have ended, within bounds: redis-py sometimes swallows a cancellation."""
+    pending = set(tasks)
+    for _ in range(CANCELS):
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=CANCEL_S)
+        if not pending:
+            return
+    _log.error("did not end: %s", ", ".join(task.get_name() for task in pending))
 
 
 def _room(name: str) -> ModuleType:

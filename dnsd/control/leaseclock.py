@@ -9,7 +9,6 @@ own look at overrides and last good answers goes on without any store.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final, Protocol
 
@@ -40,19 +39,15 @@ class LeaseClock:
         self.shifted_ms = 0
         self.failures = 0
 
-    async def run(self) -> None:
-        """Both loops, for ever."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tick())
-            tasks.create_task(self._look())
-
-    async def _tick(self) -> None:
+    async def wind(self) -> None:
+        """Tick for ever."""
         while True:
             began = self.clock.monotonic()
             await self.tick()
             await self.clock.sleep(max(0.0, began + TICK_S - self.clock.monotonic()))
 
-    async def _look(self) -> None:
+    async def watch(self) -> None:
+        """Look for ever."""
         while True:
             await self.clock.sleep(LOOK_S)
             self.look()

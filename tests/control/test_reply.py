@@ -46,7 +46,7 @@ def test_replies_that_dnspython_writes() -> None:
     assert (found.rcode, found.scope, found.errors) == (16, 17, [(3, "old")])
     assert [(names.to_text(rr.owner), rr.type, rr.ttl) for rr in found.answer] == [
         ("www.example.com.", 5, 5), ("x.example.com.", 1, 6), ("x.example.com.", 1, 6)]
-    assert found.answer[1].rdata == b"\xc0\0\x02\x01"
+    assert {rr.rdata for rr in found.answer[1:]} == {b"\xc0\0\x02\x01", b"\xc0\0\x02\x02"}
     assert [len(found.authority), len(found.additional)] == [1, 1]
 
 
