@@ -16,7 +16,7 @@ from tests.oracle.conftest import World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-SEED = int(os.environ.get("DNSD_TEST_SEED", "2026"))
+SEED = int(os.environ.get("TEST_SEED", "2026"))
 CLIENTS = 10_000
 RESOLVERS = 600
 
