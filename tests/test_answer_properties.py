@@ -99,7 +99,7 @@ def test_any_query(door: Door, packet: bytes) -> None:
     check(door, packet)
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(st.sampled_from(DOORS), queries, st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=4),
        st.integers(0, 3000), st.binary(max_size=12))
 def test_any_damaged_query(

@@ -50,7 +50,7 @@ def tree(zones: Sequence[ZoneView], services: Sequence[ServiceView]) -> Tree:
     for apex in apexes:
         _grow_above(found, apexes, apex)
     for number, zone in enumerate(zones):
-        for rrset in zone.rrsets:
+        for rrset in zone.rrsets if apexes[zone.apex] == number else ():
             _place(found, apexes, number, zone, rrset, faults)
     for number, service in enumerate(services):
         _place_service(found, apexes, number, service, faults)
@@ -128,15 +128,12 @@ def _place_service(
 
 
 def _grow(found: Tree, owner: bytes, zone: int) -> Branch:
-    branch = found.get(owner)
-    if branch is not None:
-        return branch
-    for parent in names.parents(owner):
-        if parent in found:
-            break
-        found[parent] = Branch(parent, zone)
-    branch = found[owner] = Branch(owner, zone)
-    return branch
+    """The branch of a name inside that zone, made with all above it where it is not there yet."""
+    above = owner
+    while above not in found:  # ends at the apex
+        found[above] = Branch(above, zone)
+        above = next(names.parents(above))
+    return found[owner]
 
 
 def _grow_above(found: Tree, apexes: dict[bytes, int], apex: bytes) -> None:

@@ -39,7 +39,7 @@ services = st.builds(
     st.booleans())
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(services)
 def test_everything_of_a_service_is_in_its_plan(view: ServiceView) -> None:
     plan = Plan(record(view, MAPS))
@@ -77,11 +77,11 @@ def test_everything_of_a_service_is_in_its_plan(view: ServiceView) -> None:
         assert plan.rung(v6) == (len(given_up), b"".join(head + address for address in given_up))
 
 
-@given(services, st.randoms(use_true_random=False))
-def test_the_order_of_endpoints_given_is_nothing(view: ServiceView, chance) -> None:  # type: ignore[no-untyped-def]
-    turned = list(view.live)
-    chance.shuffle(turned)
-    assert record(replace(view, live=tuple(turned)), MAPS) == record(view, MAPS)
+@settings(max_examples=30)
+@given(services, st.integers(0, 7))
+def test_the_order_of_endpoints_given_is_nothing(view: ServiceView, turn: int) -> None:
+    turned = (*view.live[turn:], *view.live[:turn])
+    assert record(replace(view, live=turned), MAPS) == record(view, MAPS)
 
 
 FULL = service("a.example", *(endpoint(n, f"s{n}") for n in range(3)), fallback=["192.0.2.1", "2001:db8::1"])
@@ -119,7 +119,7 @@ def table_of(*found: Row) -> MapTable:
     return MapTable(table_bytes(len(SITES), [NOBODY, *found], ((0, 0),)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(live_services, rows, st.integers(0, 2), st.booleans())
 def test_top_is_the_first_group_of_the_judgement(view: ServiceView, row: Row, number: int, v6: bool) -> None:
     plan, table = Plan(record(view, MAPS)), table_of(row)
@@ -137,7 +137,7 @@ def test_top_is_the_first_group_of_the_judgement(view: ServiceView, row: Row, nu
         assert plan.top(v6, number, table) is plan.top(v6, number, table)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(live_services, rows, st.booleans(), st.integers(0, 2**62), st.integers(0, 2**32))
 def test_picks_are_of_the_first_groups_and_different(
     view: ServiceView, row: Row, v6: bool, block: int, now: int,
