@@ -30,6 +30,7 @@ class Views:
         self.memories: dict[str, Memory] = {}
         self.unsaved = False
         self._looked_ms = 0
+        self._texts: dict[str, str] = {}  # each service's part of the file: a change writes only its own anew
 
     def refresh(self, names: Iterable[str], now_ms: int) -> dict[str, ServiceView | None]:
         """Resolve these services anew; their views, None for one that is gone."""
@@ -38,13 +39,12 @@ class Views:
             if name not in self.fleet.services:
                 if self.resolved.pop(name, None) is not None:
                     found[name] = None
-                self.unsaved |= self.memories.pop(name, None) is not None
+                self._remember(name, {})
                 continue
             memory = self.memories.get(name, {})
             now = self.resolved[name] = resolve.resolve(self.fleet, name, memory, now_ms, self.map_of(name))
             if now.memory != memory:
-                self.memories[name] = now.memory
-                self.unsaved = True
+                self._remember(name, now.memory)
             found[name] = now.view
         return found
 
@@ -56,14 +56,9 @@ class Views:
     def dump(self, now_ms: int, cursor: str) -> bytes:
         """The memory as `node.json`; `cursor` is where in the registry's history it was true."""
         self.unsaved = False
-        return json.dumps({
-            "format": FORMAT, "seen_ms": now_ms, "cursor": cursor,
-            "last_good": {
-                name: {str(type_): [kept.left_ms, [
-                    [good.key, good.site, good.lease, good.address.hex()] for good in kept.goods]]
-                    for type_, kept in memory.items()}
-                for name, memory in self.memories.items() if memory},
-        }, separators=(",", ":")).encode()
+        head = json.dumps({"format": FORMAT, "seen_ms": now_ms, "cursor": cursor}).removesuffix("}")
+        services = ",\n".join(self._texts.values())
+        return f'{head}, "last_good": {{\n{services}\n}}}}\n'.encode()
 
     def restore(self, path: Path) -> str:
         """Take the memory over from a former process; its cursor, or "" where there is no file. ValueError: unreadable.
@@ -78,17 +73,38 @@ class Views:
             if found["format"] != FORMAT:
                 raise ValueError(f"format {found['format']}")
             seen_ms = int(found["seen_ms"])
-            self.memories = {
-                str(name): {int(type_): _remembered(kept, seen_ms) for type_, kept in memory.items()}
+            memories = {
+                str(name): {int(type_): _remembered(name, kept, seen_ms) for type_, kept in memory.items()}
                 for name, memory in found["last_good"].items()}
-            return str(found["cursor"])
+            cursor = str(found["cursor"])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read: {error!r}") from error
+        for name, memory in memories.items():
+            self._remember(name, memory)
+        return cursor
+
+    def _remember(self, name: str, memory: Memory) -> None:
+        if memory:
+            self.memories[name] = memory
+            self._texts[name] = _text(name, memory)
+        elif self.memories.pop(name, None) is not None:
+            del self._texts[name]
+        else:
+            return
+        self.unsaved = True
 
 
-def _remembered(kept: Any, seen_ms: int) -> Remembered:
+def _text(name: str, memory: Memory) -> str:
+    """One service's line of the file: type -> when it left, and (endpoint id, site, lease, address) of each."""
+    kept = {str(type_): [one.left_ms, [
+        [good.key.rpartition("/")[2], good.site, good.lease, good.address.hex()] for good in one.goods]]
+        for type_, one in memory.items()}
+    return f"{json.dumps(name)}: {json.dumps(kept, separators=(',', ':'))}"
+
+
+def _remembered(service: str, kept: Any, seen_ms: int) -> Remembered:
     left_ms, goods = kept
     return Remembered(
-        tuple(Good(str(key), str(site), None if lease is None else str(lease), bytes.fromhex(address))
-              for key, site, lease, address in goods),
+        tuple(Good(f"{service}/{id_}", str(site), None if lease is None else str(lease), bytes.fromhex(address))
+              for id_, site, lease, address in goods),
         int(left_ms) or seen_ms)
