@@ -5,7 +5,10 @@ Lives here: small valid objects with the one thing a test cares about as paramet
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Iterable
 from ipaddress import IPv4Address, IPv6Address
+from typing import TypeVar
 
 from dnsd.registry.models import (
     Endpoint,
@@ -22,7 +25,19 @@ from dnsd.registry.models import (
 from dnsd.registry.store import Registry
 
 API = "api.demo.example"
+T = TypeVar("T")
 SITES = ("fra", "ams", "sin")
+
+
+async def in_turns(calls: Iterable[Awaitable[T]], at_once: int = 32) -> list[T]:
+    """Awaits many calls, so many of them at a time that none waits long enough to be given up."""
+    turns = asyncio.Semaphore(at_once)
+
+    async def one(call: Awaitable[T]) -> T:
+        async with turns:
+            return await call
+
+    return await asyncio.gather(*(one(call) for call in calls))
 
 
 def site(name: str, **more: object) -> Site:

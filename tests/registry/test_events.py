@@ -20,8 +20,7 @@ pytestmark = pytest.mark.asyncio
 
 
 async def put_sites(registry: Registry, count: int) -> None:
-    await asyncio.gather(*(
-        registry.put(Kind.SITE, s.site(f"s{i}"), actor="a", if_match="*") for i in range(count)))
+    await s.in_turns(registry.put(Kind.SITE, s.site(f"s{i}"), actor="a", if_match="*") for i in range(count))
 
 
 async def expect_gap(registry: Registry, cursor: str, reason: str) -> None:

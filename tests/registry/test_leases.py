@@ -203,8 +203,7 @@ async def test_loads_of_a_batch_are_one_write_and_only_own_endpoints(registry: R
 
 
 async def test_a_thousand_renewals_are_one_script(registry: Registry, raw: Redis) -> None:
-    await asyncio.gather(*(
-        registry.acquire(s.request(f"h{i}", f"e{i}"), actor="a", token_id="t") for i in range(1001)))
+    await s.in_turns(registry.acquire(s.request(f"h{i}", f"e{i}"), actor="a", token_id="t") for i in range(1001))
     loaded = await registry.load()
     renewals = [Renewal(id=lease.id, fence=lease.fence) for lease in loaded.leases.values()]
     await raw.config_resetstat()

@@ -117,8 +117,8 @@ async def test_a_kill_loses_no_acknowledged_write(own_server: Server) -> None:
 async def test_no_lease_ends_while_the_store_is_away(own_server: Server) -> None:
     registry = await Registry.open(own_server.url)
     await s.fill(registry)
-    await asyncio.gather(*(
-        registry.acquire(s.request(f"h{i}", f"e{i}", ttl=3), actor="a", token_id="t") for i in range(500)))
+    await s.in_turns(
+        registry.acquire(s.request(f"h{i}", f"e{i}", ttl=3), actor="a", token_id="t") for i in range(500))
     await registry.tick()
     async with Redis.from_url(own_server.url) as raw:
         await let_gap(raw, 60_000)  # the outage, without waiting for it

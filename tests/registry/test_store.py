@@ -277,8 +277,8 @@ async def test_the_script_checks_again_what_apply_checked(registry: Registry, mo
 
 async def test_concurrent_writers_get_strictly_unique_versions(registry: Registry) -> None:
     before = await registry.position()
-    written = await asyncio.gather(*(
-        registry.put(Kind.SITE, s.site(f"s{i % 50}"), actor=f"w{i}", if_match="*") for i in range(200)))
+    written = await s.in_turns(
+        registry.put(Kind.SITE, s.site(f"s{i % 50}"), actor=f"w{i}", if_match="*") for i in range(200))
     versions = sorted(one.version for one in written)
     assert versions == list(range(before.version + 1, before.version + 201))
     trail = await registry.audit(after=f"{before.version}-0", limit=1000)
