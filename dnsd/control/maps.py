@@ -3,8 +3,9 @@
 Lives here: when to derive, the child, opening tables, handing them to the publisher, removing files nobody needs.
 Does not live here: which maps there should be (`control.mapplan`), deriving (`atlas.derive`).
 
-A round starts at once when the last one is 5 s ago. A table that is on disk already, by its name, is only opened: so a
-restart serves with its maps from the first image on. A table that cannot be derived leaves the one before in use.
+A round starts at once when the last one that derived is 5 s ago. A table that is on disk already, by its name, is only
+opened: so a restart serves with its maps from the first image on. A table that cannot be derived leaves the one before
+in use.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from dnsd.control.state import Fleet
 from dnsd.image.table import MapTable
 from dnsd.model import MapView
 
-ROUND_S: Final = 5.0
+ROUND_S: Final = 5.0  # between rounds that derive
+IDLE_S: Final = 0.25  # after one that had nothing to derive
 LOOK_S: Final = 2.0
 DERIVE_S: Final = 60.0
 KEEP_S: Final = 60.0
@@ -71,13 +73,14 @@ class Maps:
     async def run(self) -> None:
         """Rounds for ever: when marked, and when the atlas is another."""
         while True:
-            began = self.clock.monotonic()
+            began, derived = self.clock.monotonic(), self.derived
             try:
                 await self.round()
             except Exception as error:
                 self.faults = [f"maps: {error!r}"]
                 _log.exception("a round of maps failed", exc_info=error)
-            await self.clock.sleep(max(0.0, began + ROUND_S - self.clock.monotonic()))
+            pause = ROUND_S if self.derived > derived or self.faults else IDLE_S
+            await self.clock.sleep(max(0.0, began + pause - self.clock.monotonic()))
             await self._due()
 
     async def round(self, *, derive: bool = True) -> None:
