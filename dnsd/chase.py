@@ -146,9 +146,9 @@ def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) 
     kind = metrics.KIND_DNAME if node.name != name and node.flags & layout.N_DNAME else metrics.KIND_CNAME
     body, answers = b"", 0
     owner = b"\xc0\x0c"
-    seen = {name}
+    seen, told = {name}, set[bytes]()
     for _ in range(CHAIN_MAX):
-        rrs, number, target = _alias(name, owner, node)
+        rrs, number, target = _alias(name, owner, node, told)
         body += rrs
         answers += number
         if len(target) > 255:  # RFC 6672 §2.2; the DNAME is told all the same (§3.2, 3C)
@@ -171,10 +171,11 @@ def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) 
     return wire.heads(answers=answers), body, 0, 0, b"", kind
 
 
-def _alias(name: bytes, owner: bytes, node: Node) -> tuple[bytes, int, bytes]:
+def _alias(name: bytes, owner: bytes, node: Node, told: set[bytes]) -> tuple[bytes, int, bytes]:
     """RRs of one alias step, their number, and where it leads, which is also the end of the RRs.
 
-    A DNAME may lead to a name longer than 255 octets; then its CNAME is left out.
+    A DNAME is told once however often it is followed, `told` has their owners. It may lead to a name longer than 255
+    octets; then its CNAME is left out.
     """
     entry = node.answers.get(KEY_CNAME)
     if isinstance(entry, Entry):
@@ -183,11 +184,13 @@ def _alias(name: bytes, owner: bytes, node: Node) -> tuple[bytes, int, bytes]:
     entry = node.answers[KEY_DNAME]
     assert isinstance(entry, Entry)  # the flag N_DNAME is set only with the rrset  # noqa: S101
     target = name[: len(name) - len(node.name)] + entry.data[12:]
-    dname = node.name + entry.data[2:]
+    new = node.name not in told
+    told.add(node.name)
+    dname = node.name + entry.data[2:] if new else b""
     if len(target) > 255:
-        return dname, 1, target
+        return dname, new, target
     cname = owner + b"\0\5\0\1" + entry.data[6:10] + len(target).to_bytes(2, "big") + target
-    return dname + cname, 2, target
+    return dname + cname, 1 + new, target
 
 
 _Landed = tuple[int, int, int, bytes, int, int, bytes]

@@ -177,6 +177,7 @@ CHAIN = [
         rcode=SERVFAIL, also=[m.LADDER_EMPTY]),
 ]
 
+W = "w" * 60
 D = f"d.{E} 300 DNAME t.{E}"
 LONG = ".".join(["a" * 63, "b" * 63, "c" * 63]) + ".example.net."
 DNAME = [
@@ -195,6 +196,13 @@ DNAME = [
     Row("6672 §3.2 loop", f"x.dloop.{E}", "A", m.KIND_DNAME,
         [f"dloop.{E} 300 DNAME dloop2.{E}", cname(f"x.dloop.{E}", f"x.dloop2.{E}"),
          f"dloop2.{E} 300 DNAME dloop.{E}", cname(f"x.dloop2.{E}", f"x.dloop.{E}")]),
+    Row("2181 §5 a DNAME is told once", f"x.twice.{E}", "A", m.KIND_DNAME,
+        [f"twice.{E} 300 DNAME y.twice.{E}", *(
+            cname(f"x{'.y' * n}.twice.{E}", f"x{'.y' * (n + 1)}.twice.{E}") for n in range(9))]),
+    Row("6672 §2.2 too long after a while", f"{'z' * 60}.grows.{E}", "A", m.KIND_DNAME,
+        [f"grows.{E} 300 DNAME {'w' * 60}.grows.{E}", *(
+            cname(f"{'z' * 60}{f'.{W}' * n}.grows.{E}", f"{'z' * 60}{f'.{W}' * (n + 1)}.grows.{E}") for n in range(2))],
+        rcode=YX),
     Row("6672 §2.2 too long", f"{'z' * 51}.dlong.{E}", "A", m.KIND_DNAME, [f"dlong.{E} 300 DNAME {LONG}"], rcode=YX),
     Row("6672 §2.2 just fits", f"{'z' * 49}.dlong.{E}", "A", m.KIND_DNAME,
         [f"dlong.{E} 300 DNAME {LONG}", cname(f"{'z' * 49}.dlong.{E}", f"{'z' * 49}.{LONG}")]),

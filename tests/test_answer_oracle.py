@@ -101,7 +101,8 @@ def oracle(world: World, name: Name, type_: str) -> Verdict:
             dname = zone.get(encloser, {}).get("DNAME")
             wildcard = dns.name.from_text("*", encloser)
             if dname:
-                answer.append(rr(encloser, 300, "DNAME", dname[0]))
+                told = rr(encloser, 300, "DNAME", dname[0])
+                answer += [told] if told not in answer else []  # RFC 2181 §5: an RR is there once
                 target = dns.name.from_text(dname[0])
                 try:
                     name, owner = name.relativize(encloser).derelativize(target), name

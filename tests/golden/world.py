@@ -316,6 +316,8 @@ dout DNAME example.net.
 dloop DNAME dloop2
 dloop2 DNAME dloop
 dlong DNAME {_LONG}.example.net.
+twice DNAME y.twice
+grows DNAME {'w' * 60}.grows
 nested NS ns.nested
 nested DS 4712 8 2 {'11' * 32}
 ns.nested A 192.0.2.99
