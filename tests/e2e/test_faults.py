@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -157,12 +156,7 @@ def test_sigterm_answers_what_was_asked_and_ends_with_0(node: Callable[..., Node
 
 
 def _worker(node: Node, slot: int) -> int:
-    """The process that answers with that worker's name."""
-    text = node.api("GET", "/metrics").body
-    found = re.search(rf'dnsd_worker_info{{[^}}]*pid="(\d+)"[^}}]*worker="{slot}"', text)
-    if found:
-        return int(found[1])
-    # Command lines carry the slot as JSON.
+    """The process of that worker, by the JSON on its command line."""
     return next(pid for pid in node.children("serve.worker")
                 if f'"slot": {slot},' in Path(f"/proc/{pid}/cmdline").read_bytes().decode())
 

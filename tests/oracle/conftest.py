@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +83,6 @@ class World:
     @cached_property
     def pools(self) -> dict[int, list[Any]]:
         """Networks to draw clients from, by family: the bundled clients', and all that is routed."""
-        import csv
-        import gzip
-        from ipaddress import ip_network
-
         pools: dict[int, list[Any]] = {4: [], 6: []}
         for version in (4, 6):
             with (DATA / "clients" / f"clients_v{version}.csv").open(encoding="utf-8", newline="") as file:
