@@ -66,6 +66,8 @@ class Control:
             yield f"held: {self.intake.held}"
         elif not self.intake.connected:
             yield f"the registry is away: {self.intake.problem or 'not asked yet'}"
+        elif self.intake.problem:
+            yield self.intake.problem
         if self.intake.corrupt:
             yield f"{self.intake.corrupt} values of the store cannot be read"
         yield from (f"zone: {fault.place}: {fault.message}" for fault in self.zone_faults[:LISTED])

@@ -9,6 +9,7 @@ that does continue may remove anything: somebody said so, and it is in the audit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Final, NamedTuple
 
@@ -16,6 +17,7 @@ from dnsd.control.state import Fleet
 from dnsd.dns import names
 from dnsd.image import layout
 from dnsd.image.reading import Image
+from dnsd.registry.models import Kind
 from dnsd.registry.values import Loaded
 
 LOSS: Final = 0.3
@@ -46,9 +48,10 @@ def judge(served: Served | None, loaded: Loaded, gap: str) -> str:
         what = "the registry has another history than what is served"
     else:
         what = f"the registry began anew (epoch {at.epoch:016x}, served is {served.epoch:016x})"
+    spoilt = Counter(fault.place.partition("/")[0] for fault in loaded.corrupt)  # these are kept, not lost
     losses = (
-        ("services", len(served.services), len(served.services - loaded.services.keys())),
-        ("endpoints", served.endpoints, served.endpoints - len(loaded.endpoints)))
+        ("services", len(served.services), len(served.services - loaded.services.keys()) - spoilt[Kind.SERVICE]),
+        ("endpoints", served.endpoints, served.endpoints - len(loaded.endpoints) - spoilt[Kind.ENDPOINT]))
     for kind, had, gone in losses:
         if gone > 0 and (gone == had or gone > max(1, LOSS * had)):
             return f"{what} and lacks {gone} of {had} {kind}; {REMEDY}"

@@ -58,6 +58,7 @@ class Intake:
         self.events = 0
         self._epoch = 0
         self._gap = ""
+        self._gaps = 0
         self._judged: Position | None = None
         self._contact = clock.monotonic()
         self._delay = BACKOFF_S[0]
@@ -84,8 +85,7 @@ class Intake:
             await step()
             self._delay = BACKOFF_S[0]
         except Gap as gap:
-            _log.warning("the event stream does not go on from here: %s", gap)
-            self.cursor, self._gap = "", gap.reason
+            await self._gapped(gap)
         except RegistryError as error:
             await self._lost(str(error))
         except Exception as error:
@@ -106,6 +106,7 @@ class Intake:
 
     async def _follow(self) -> None:
         events = await self.stream.events(self.cursor, block_ms=BLOCK_MS)
+        self._gaps = 0
         self._met()
         if not events:
             return
@@ -169,8 +170,20 @@ class Intake:
         if not self.connected:
             _log.info("following the registry")
         self.connected = True
-        self.problem = ""
+        if not self._gaps:
+            self.problem = ""
         self._contact = self.clock.monotonic()
+
+    async def _gapped(self, gap: Gap) -> None:
+        """The stream broke: load again. One that breaks each time is asked less and less often; loads then carry on."""
+        text = f"the event stream does not go on from here: {gap}"
+        if text != self.problem:
+            _log.warning("%s", text)
+        self.problem = text
+        self.cursor, self._gap = "", gap.reason
+        if self._gaps:
+            await self.clock.sleep(min(BACKOFF_S[0] * 2 ** min(self._gaps, 10), BACKOFF_S[1]))
+        self._gaps += 1
 
     async def _lost(self, problem: str) -> None:
         """The store cannot be asked: wait, longer each time, and not all nodes at once."""
@@ -184,5 +197,5 @@ class Intake:
 
     def _count_corrupt(self, loaded: Loaded) -> None:
         self.corrupt = len(loaded.corrupt)
-        for fault in loaded.corrupt[:20]:
+        for fault in [fault for fault in loaded.corrupt if fault.place not in self.fleet.corrupt][:20]:
             _log.error("the store's %s cannot be read, the last sound value is kept: %s", fault.place, fault.message)

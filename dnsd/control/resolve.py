@@ -180,8 +180,10 @@ def _revoked(fleet: Fleet, name: str, good: Good, type_: int, now_ms: int) -> bo
     endpoint = fleet.endpoint(good.key)
     if endpoint is None:
         grave = fleet.ended.get(name, {}).get(good.key)
-        # Without a grave this process was not there when the endpoint went: then its lease tells.
-        if grave.revoked if grave is not None else good.lease is None:
+        # Without a grave this process was not there when the endpoint went: then its lease tells. One that the store
+        # has only spoilt was taken away by nobody.
+        revoked = grave.revoked if grave is not None else good.lease is None
+        if revoked and f"endpoint/{good.key}" not in fleet.corrupt:
             return True
         override = forced(fleet, good.key, good.site, now_ms)
     else:

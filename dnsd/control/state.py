@@ -47,7 +47,8 @@ class Touched:
 class Fleet:
     """Objects by key. `members` are a service's endpoints by key; `ended` those that are gone, newest last.
 
-    `held` counts the endpoints under each lease.
+    `held` counts the endpoints under each lease. `corrupt` are the places (`kind/key`) the store could not give at the
+    last load.
     """
 
     version: int = 0
@@ -58,6 +59,7 @@ class Fleet:
     members: dict[str, dict[str, Endpoint]] = field(default_factory=dict)
     ended: dict[str, dict[str, Ended]] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
+    corrupt: frozenset[str] = frozenset()
 
     def endpoints(self) -> Iterable[Endpoint]:
         """All endpoints, service by service."""
@@ -88,6 +90,7 @@ class Fleet:
             self._keep_sound(fresh, fault.place)
         gone = [e for e in self.endpoints() if fresh.endpoint(e.key) is None]
         touched.services |= self.services.keys() | fresh.services.keys()
+        self.corrupt = frozenset(fault.place for fault in loaded.corrupt)
         ended = self.ended
         self.version, self.sites, self.services = fresh.version, fresh.sites, fresh.services
         self.overrides, self.owned, self.members = fresh.overrides, fresh.owned, fresh.members

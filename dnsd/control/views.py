@@ -1,7 +1,10 @@
-"""The fleet as it may be answered now: every service's view, kept up to date, and the memory of last good answers.
+"""The fleet as it may be answered now: every service's view, kept up to date, and what must survive a restart.
 
-Lives here: resolving what changed, noticing what time changes, the memory and its file (`node.json`). Does not live
-here: the rules (`control.resolve`), what becomes of a view (`control.publish`).
+Lives here: resolving what changed, noticing what time changes, the file `node.json`. Does not live here: the rules
+(`control.resolve`), what becomes of a view (`control.publish`).
+
+The file holds the memory of last good answers, and the last sound sites, services and overrides: where the store has
+spoilt one of them, a process that has just started still knows what it was.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dnsd.control import files, resolve
 from dnsd.control.resolve import Good, Memory, Remembered, Resolved
 from dnsd.control.state import Fleet
 from dnsd.model import ServiceView
+from dnsd.registry.models import Override, Service, Site
 
 FORMAT: Final = 1
 MAX_NODE_FILE: Final = 256 * 1024 * 1024
@@ -31,6 +35,7 @@ class Views:
         self.unsaved = False
         self._looked_ms = 0
         self._texts: dict[str, str] = {}  # each service's part of the file: a change writes only its own anew
+        self._stored: dict[str, Service] = {}
 
     def refresh(self, names: Iterable[str], now_ms: int) -> dict[str, ServiceView | None]:
         """Resolve these services anew; their views, None for one that is gone."""
@@ -39,11 +44,13 @@ class Views:
             if name not in self.fleet.services:
                 if self.resolved.pop(name, None) is not None:
                     found[name] = None
+                self._stored.pop(name, None)
                 self._remember(name, {})
                 continue
             memory = self.memories.get(name, {})
             now = self.resolved[name] = resolve.resolve(self.fleet, name, memory, now_ms, self.map_of(name))
-            if now.memory != memory:
+            if now.memory != memory or self._stored.get(name) is not self.fleet.services[name]:
+                self._stored[name] = self.fleet.services[name]
                 self._remember(name, now.memory)
             found[name] = now.view
         return found
@@ -54,14 +61,20 @@ class Views:
         return resolve.changed_by_time(self.fleet, self.memories, since, now_ms)
 
     def dump(self, now_ms: int, cursor: str) -> bytes:
-        """The memory as `node.json`; `cursor` is where in the registry's history it was true."""
+        """The content of `node.json`; `cursor` is where in the registry's history it was true."""
         self.unsaved = False
-        head = json.dumps({"format": FORMAT, "seen_ms": now_ms, "cursor": cursor}).removesuffix("}")
+        fleet = self.fleet
+        small = {"site": fleet.sites.values(), "override": fleet.overrides.values()}
+        head = json.dumps({
+            "format": FORMAT, "seen_ms": now_ms, "cursor": cursor,
+            **{kind: [value.model_dump(mode="json", exclude_defaults=True) for value in values]
+               for kind, values in small.items()},
+        }).removesuffix("}")
         services = ",\n".join(self._texts.values())
-        return f'{head}, "last_good": {{\n{services}\n}}}}\n'.encode()
+        return f'{head}, "service": [\n{services}\n]}}\n'.encode()
 
     def restore(self, path: Path) -> str:
-        """Take the memory over from a former process; its cursor, or "" where there is no file. ValueError: unreadable.
+        """Take over what a former process wrote; its cursor, or "" where there is no file. ValueError: unreadable.
 
         What was live when that process last wrote has ceased then, as far as anyone knows.
         """
@@ -73,33 +86,44 @@ class Views:
             if found["format"] != FORMAT:
                 raise ValueError(f"format {found['format']}")
             seen_ms = int(found["seen_ms"])
-            memories = {
-                str(name): {int(type_): _remembered(name, kept, seen_ms) for type_, kept in memory.items()}
-                for name, memory in found["last_good"].items()}
             cursor = str(found["cursor"])
+            sites = [Site.model_validate(value) for value in found["site"]]
+            overrides = [Override.model_validate(value) for value in found["override"]]
+            services = [Service.model_validate(value) for value, _ in found["service"]]
+            memories = {
+                service.name: {int(type_): _remembered(service.name, kept, seen_ms) for type_, kept in memory.items()}
+                for service, (_, memory) in zip(services, found["service"], strict=True)}
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read: {error!r}") from error
+        self.fleet.sites = {site.id: site for site in sites}
+        self.fleet.overrides = {override.key: override for override in overrides}
+        self.fleet.services = {service.name: service for service in services}
         for name, memory in memories.items():
             self._remember(name, memory)
         return cursor
 
     def _remember(self, name: str, memory: Memory) -> None:
+        """Keep a service's memory, and its part of the file."""
         if memory:
             self.memories[name] = memory
-            self._texts[name] = _text(name, memory)
-        elif self.memories.pop(name, None) is not None:
-            del self._texts[name]
         else:
-            return
-        self.unsaved = True
+            self.memories.pop(name, None)
+        service = self.fleet.services.get(name)
+        text = None if service is None else _text(service, memory)
+        if text != self._texts.get(name):
+            self.unsaved = True
+            if text is None:
+                del self._texts[name]
+            else:
+                self._texts[name] = text
 
 
-def _text(name: str, memory: Memory) -> str:
-    """One service's line of the file: type -> when it left, and (endpoint id, site, lease, address) of each."""
-    kept = {str(type_): [one.left_ms, [
+def _text(service: Service, memory: Memory) -> str:
+    """One service's line of the file: itself, and type -> when it left, (endpoint id, site, lease, address) of each."""
+    kept = {type_: [one.left_ms, [
         [good.key.rpartition("/")[2], good.site, good.lease, good.address.hex()] for good in one.goods]]
         for type_, one in memory.items()}
-    return f"{json.dumps(name)}: {json.dumps(kept, separators=(',', ':'))}"
+    return json.dumps([service.model_dump(mode="json", exclude_defaults=True), kept], separators=(",", ":"))
 
 
 def _remembered(service: str, kept: Any, seen_ms: int) -> Remembered:

@@ -287,7 +287,7 @@ async def test_a_restart_goes_on(store: Store, registry: Registry, start: Start)
     await first.served(granted.version)
     assert await first.close() == 0
     saved = json.loads((store.state / "node.json").read_text())
-    assert saved["last_good"][SERVICE]["1"][1] == [["a0", "one", "a", ADDRESS.hex()]]
+    assert saved["service"] == [[{"name": SERVICE}, {"1": [0, [["a0", "one", "a", ADDRESS.hex()]]]}]]
     await registry.release("a", granted.lease.fence, actor="test")
     second = start()
     await second.ready()

@@ -8,6 +8,7 @@ import pytest
 
 from dnsd.control import holding
 from dnsd.control.holding import Served
+from dnsd.model import Fault
 from dnsd.registry.models import Model
 from tests.control.fleet_samples import SERVICE, endpoint, fleet, loaded, service
 from tests.control.rig import EPOCH, Rig
@@ -53,6 +54,14 @@ def test_small_fleets() -> None:
     assert holding.judge(one, state(1, 2, 2, 5), "") == ""      # one of three may have expired meanwhile
     assert "lacks 3 of 3 endpoints" in holding.judge(one, state(1, 0, 2, 5), "")  # type: ignore[arg-type]
     assert "lacks 1 of 1 services" in holding.judge(one, state(0, 0, 2, 5), "")  # type: ignore[arg-type]
+
+
+def test_what_is_spoilt_is_not_lost() -> None:
+    four = [Fault(f"service/{name}", "spoilt") for name in NAMES[6:]] + [
+        Fault(f"endpoint/{NAMES[0]}/e{i}", "spoilt") for i in range(6, 10)]
+    offered = state(6, 6, 1, 60)._replace(corrupt=four)  # type: ignore[attr-defined]
+    assert holding.judge(SERVED, offered, "forked") == ""
+    assert holding.judge(SERVED, offered._replace(corrupt=[]), "forked")
 
 
 def test_nothing_served_takes_anything() -> None:

@@ -234,6 +234,20 @@ async def test_corrupt_values_are_counted_and_the_last_sound_ones_kept(make: Mak
     assert node.ask() == (0, [ADDRESS1])
 
 
+async def test_a_stream_that_breaks_each_time_is_asked_less_often(make: Make) -> None:
+    node = make(Script(service(), A1))
+    await node.step()
+    node.rig.clock.slept.clear()
+    node.script.feed = [Gap("trimmed", "always") for _ in range(8)]
+    node.script.state = loaded(service(), A2, epoch=EPOCH, version=2)
+    await node.step(16)
+    assert node.ask() == (0, [ADDRESS2])  # loads carry on
+    assert node.rig.clock.slept == [0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0]
+    assert "always" in node.intake.problem
+    await node.step()
+    assert node.intake.problem == ""
+
+
 async def test_a_bug_in_a_step_does_not_end_the_intake(make: Make) -> None:
     node = make(Script(service(), A1))
     await node.step()

@@ -11,7 +11,20 @@ from dnsd.control.resolve import LAST_GOOD_MS
 from dnsd.control.state import Fleet
 from dnsd.control.views import Views
 from dnsd.dns import types
-from tests.control.fleet_samples import HOUR, NOW, SERVICE, endpoint, events, fleet, gone, override, service
+from dnsd.model import Fault
+from tests.control.fleet_samples import (
+    HOUR,
+    NOW,
+    SERVICE,
+    endpoint,
+    events,
+    fleet,
+    gone,
+    loaded,
+    override,
+    service,
+    site,
+)
 
 LEASED = endpoint("l", "192.0.2.7", lease="x")
 LIVE = service(types=["A"])
@@ -68,7 +81,7 @@ def test_a_service_that_is_gone_is_forgotten(tmp_path: Path) -> None:
     made.apply(gone(2, LIVE), NOW)
     kept.refresh([SERVICE], NOW)
     assert kept.unsaved
-    assert json.loads(kept.dump(NOW, ""))["last_good"] == {}
+    assert json.loads(kept.dump(NOW, ""))["service"] == []
 
 
 def test_the_day_goes_on_over_restarts(tmp_path: Path) -> None:
@@ -83,10 +96,14 @@ def test_the_day_goes_on_over_restarts(tmp_path: Path) -> None:
     assert again.memories[SERVICE][types.A].left_ms == NOW + HOUR
 
 
+def node_file(**parts: object) -> str:
+    return json.dumps({"format": 1, "seen_ms": 1, "cursor": "", "override": [], "site": [], "service": [], **parts})
+
+
 @pytest.mark.parametrize("text", [
-    "", "{", "[]", "{}", '{"format": 2}', '{"format": 1, "seen_ms": "x", "cursor": "", "last_good": {}}',
-    '{"format": 1, "seen_ms": 1, "cursor": "", "last_good": {"a": {"1": [0, [["k", "s", null, "zz"]]]}}}',
-    '{"format": 1, "seen_ms": 1, "cursor": "", "last_good": {"a": 5}}',
+    "", "{", "[]", "{}", node_file(format=2), node_file(seen_ms="x"), node_file(site=[{"id": "x"}]),
+    node_file(service=[[{"name": "a"}, {"1": [0, [["k", "s", None, "zz"]]]}]]), node_file(service=[[{"name": "a"}, 5]]),
+    node_file(service=[[{"name": "."}, {}]]), node_file(override=[5]), node_file(service=None),
 ])
 def test_a_memory_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "node.json"
@@ -95,6 +112,32 @@ def test_a_memory_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"node\.json cannot be read"):
         kept.restore(path)
     kept.refresh([SERVICE], NOW)
+
+
+def test_what_the_store_has_spoilt_is_still_known_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    permanent, down = endpoint("p", "192.0.2.8"), override("site", "two", "down")
+    saved(path, fleet(LIVE, permanent, site("one"), down, service("b.example.com", types=["A"]),
+                      endpoint("q", "192.0.2.9", service="b.example.com")))
+    again = views(Fleet())
+    again.restore(path)
+    places = [f"service/{SERVICE}", "site/one", f"override/{down.key}", "endpoint/b.example.com/q"]
+    again.fleet.load(loaded(permanent, service("b.example.com", types=["A"]))._replace(
+        corrupt=[Fault(place, "spoilt") for place in places]), NOW)
+    assert (again.fleet.services[SERVICE], again.fleet.sites, again.fleet.overrides) == (
+        LIVE, {"one": site("one")}, {down.key: down})
+    again.refresh([SERVICE, "b.example.com"], NOW)
+    assert [e.id for e in again.resolved[SERVICE].view.live] == ["p"]
+    assert again.resolved["b.example.com"].view.last_good_a == (b"\xc0\0\x02\x09",)
+
+
+def test_a_changed_service_is_written_down(tmp_path: Path) -> None:
+    made = fleet(LIVE, LEASED)
+    kept = saved(tmp_path / "node.json", made)
+    made.apply(events(2, service(types=["A"], ttl=60)), NOW)
+    kept.refresh([SERVICE], NOW)
+    assert kept.unsaved
+    assert json.loads(kept.dump(NOW, ""))["service"][0][0]["ttl"] == 60
 
 
 def test_no_memory_at_all(tmp_path: Path) -> None:
