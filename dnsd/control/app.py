@@ -45,7 +45,8 @@ from dnsd.registry.errors import RegistryError
 from dnsd.registry.link import Link
 from dnsd.registry.store import Registry
 
-SAVE_S: Final = 5.0
+SAVE_S: Final = 1.0
+SAVE_SHARE: Final = 20  # writing takes at most this part of the time
 SEEN_S: Final = 600.0
 TOKEN_S: Final = 0.25
 ZONES_RETRY_S: Final = 5.0
@@ -237,17 +238,19 @@ class Process:
         task.add_done_callback(_reloaded)
 
     async def _keep(self) -> None:
-        """Write the memory down when it changed, and now and then to say that we were there."""
-        saved = self.clock.monotonic()
+        """Write down what must survive a restart when it changed, and now and then to say that we were there."""
+        saved, pause = self.clock.monotonic(), SAVE_S
         while True:
-            await self.clock.sleep(SAVE_S)
-            if self.intake.cursor and (self.views.unsaved or self.clock.monotonic() - saved > SEEN_S):
+            await self.clock.sleep(pause)
+            now = self.clock.monotonic()
+            if self.intake.stood and (self.views.unsaved or now - saved > SEEN_S):
+                await asyncio.to_thread(self._write, self.views.dump(self.clock.unix_ms(), self.intake.stood))
                 saved = self.clock.monotonic()
-                await asyncio.to_thread(self._write, self.views.dump(self.clock.unix_ms(), self.intake.cursor))
+                pause = max(SAVE_S, SAVE_SHARE * (saved - now))
 
     def _save(self) -> None:
-        if self.intake.cursor:  # else nothing was followed, and what is on disk is as good
-            self._write(self.views.dump(self.clock.unix_ms(), self.intake.cursor))
+        if self.intake.stood:  # else nothing was followed, and what is on disk is as good
+            self._write(self.views.dump(self.clock.unix_ms(), self.intake.stood))
 
     def _write(self, data: bytes) -> None:
         try:

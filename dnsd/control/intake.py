@@ -44,11 +44,13 @@ class Stream(Protocol):
 
 
 class Intake:
-    """Follows one registry. `held` says why its state is not served, "" while it is; `offered` is its epoch."""
+    """Follows one registry. `held` says why its state is not served, "" while it is; `offered` is its epoch, `stood`
+    the cursor of what the fleet is."""
 
     def __init__(self, stream: Stream, fleet: Fleet, publisher: Publisher, maps: Maps, *, clock: Clock) -> None:
         self.stream, self.fleet, self.publisher, self.maps, self.clock = stream, fleet, publisher, maps, clock
         self.cursor = ""
+        self.stood = ""
         self.held = ""
         self.connected = False
         self.problem = ""
@@ -112,7 +114,7 @@ class Intake:
             return
         self.events += len(events)
         touched = self.fleet.apply(events, self.clock.unix_ms())
-        self.cursor = events[-1].id
+        self.cursor = self.stood = events[-1].id
         self.publisher.mark(touched.services)
         if touched.sites:
             self.maps.mark()
@@ -133,7 +135,8 @@ class Intake:
         self.held = ""
         self._met()
         touched = self.fleet.load(loaded, self.clock.unix_ms())
-        self.cursor, self._gap, self._epoch = loaded.position.cursor, "", loaded.position.epoch
+        self.cursor = self.stood = loaded.position.cursor
+        self._gap, self._epoch = "", loaded.position.epoch
         await self._ready_maps()
         self.publisher.mark(touched.services)
         self.publisher.adopt(self._epoch)
