@@ -137,6 +137,17 @@ def test_top_is_the_first_group_of_the_judgement(view: ServiceView, row: Row, nu
         assert plan.top(v6, number, table) is plan.top(v6, number, table)
 
 
+@pytest.mark.parametrize("level", range(1, TOP + 1))
+@pytest.mark.parametrize(("short", "wins"), [(0, True), (1, False)])
+def test_the_band_holds_its_last_millisecond(level: int, short: int, wins: bool) -> None:
+    """A site that matches is preferred up to the band's end, and not a millisecond beyond, on the short way too."""
+    policy = Policy(proximity=1, match=100, band_ms=LEVEL_MS[level] - short)
+    plan = Plan(record(service("api.example.com", endpoint(1, "s0"), endpoint(2, "s1"), policy=policy), MAPS))
+    table = table_of([(0, 0), (level, 1), (TOP, 0), (TOP, 0)])
+    assert plan.top(False, 1, table) == ((1,) if wins else (0,))
+    assert plan.groups(False, 1, table)[0] == list(plan.top(False, 1, table))
+
+
 @settings(max_examples=30)
 @given(live_services, rows, st.booleans(), st.integers(0, 2**62), st.integers(0, 2**32))
 def test_picks_are_of_the_first_groups_and_different(

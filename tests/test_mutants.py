@@ -1,0 +1,97 @@
+"""Mistakes that the tests must notice: each is made in a copy of the sources, and a test there has to fail.
+
+One line of the pure rooms is changed at a time, always in a way that still runs. `TESTS` are the files run for a room;
+they must pass unchanged, or a mutant would be "noticed" by a test that fails anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.node import ROOT
+
+TESTS: Final = {
+    "steer": ["tests/steer"],
+    "image": ["tests/image", "tests/test_answer_services.py"],
+    "dns": ["tests/dns", "tests/test_answer.py"],
+    "answer": ["tests/test_answer.py", "tests/test_answer_names.py", "tests/test_answer_services.py"],
+    "compile": ["tests/compile", "tests/test_answer_services.py"],
+}
+
+MUTANTS: Final = [
+    ("steer", "dnsd/steer/rank.py", "ms > best[tier] + rules.band_ms", "ms >= best[tier] + rules.band_ms"),
+    ("steer", "dnsd/steer/rank.py", "best[tier] = min(ms,", "best[tier] = max(ms,"),
+    ("steer", "dnsd/steer/rank.py", "score = proximity if beyond else", "score = proximity if False else"),
+    ("steer", "dnsd/steer/rank.py", "candidate.tier + NEVER_FIRST", "candidate.tier"),
+    ("steer", "dnsd/steer/rank.py", "bits[c.column] & fence]", "bits[c.column] | fence]"),
+    ("steer", "dnsd/steer/draw.py", "<< 16) // weight, value", "<< 16) * weight, value"),
+    ("steer", "dnsd/steer/draw.py", "+ window * 0xD1342543DE82EF95", "+ 0xD1342543DE82EF95"),
+    ("steer", "dnsd/steer/scope.py", "key ^ (high + 1)", "key ^ high"),
+    ("steer", "dnsd/steer/policy.py", "uses_client=True) if policy.fence", "uses_client=False) if policy.fence"),
+    ("image", "dnsd/image/table.py", "(below if below < above else above)", "(above if below < above else below)"),
+    ("image", "dnsd/image/table.py", "return row, before + scope", "return row, scope"),
+    ("image", "dnsd/image/table.py", "(~address & 0xFFFFFFFF) >> 8", "(address & 0xFFFFFFFF) >> 8"),
+    ("image", "dnsd/image/record.py", "if level <= reach:", "if level < reach:"),
+    ("image", "dnsd/image/record.py", "0 if self.split4 else now // self.ttl", "now // self.ttl"),
+    ("image", "dnsd/image/reading.py", "!= header[\"crc\"]", "== header[\"nothing\"]"),
+    ("dns", "dnsd/dns/wire.py", "if source < known and address &", "if source < known and not address &"),
+    ("dns", "dnsd/dns/wire.py", "if packet[at + 4] or length != 4", "if length != 4"),
+    ("dns", "dnsd/dns/wire.py", "if ecs is not None:\n                raise", "if ecs is None:\n                raise"),
+    ("dns", "dnsd/dns/wire.py", "packet[12:267]", "packet[12:268]"),
+    ("answer", "dnsd/choose.py", "if ecs is None or not ecs[2]:\n        row", "if ecs is None:\n        row"),
+    ("answer", "dnsd/choose.py", "max(scope, length) if from_ecs", "min(scope, length) if from_ecs"),
+    ("answer", "dnsd/chase.py", "types.NXDOMAIN)\n", "types.NOERROR)\n"),
+    ("answer", "dnsd/chase.py", "(node.cut is not node or key != KEY_DS)", "(node.cut is not node)"),
+    ("answer", "dnsd/answer.py", "packet[2] & 0xF8", "packet[2] & 0x78"),
+    ("compile", "dnsd/compile/service.py", "sites == 1 and not policy.fence", "sites == 1"),
+    ("compile", "dnsd/compile/service.py", "service.last_good_a if a is", "service.fallback_a if a is"),
+    ("compile", "dnsd/compile/image.py", "min(soa.ttl, minimum)", "soa.ttl"),
+    ("compile", "dnsd/compile/zones.py", ".cut or (name if types.NS", ".cut and (name if types.NS"),
+]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources to be changed, the tests as they are."""
+    root = tmp_path_factory.mktemp("mutants")
+    shutil.copytree(ROOT / "dnsd", root / "dnsd", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("tests", "data", "pyproject.toml"):
+        (root / name).symlink_to(ROOT / name)
+    return root
+
+
+def noticed(root: Path, room: str) -> bool:
+    """Whether a test of the room fails on the copy; an error in running them at all is no answer."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *TESTS[room]], cwd=root,
+        env=environment | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.returncode == 1
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("room", TESTS)
+def test_the_unchanged_copy_passes(copy: Path, room: str) -> None:
+    assert not noticed(copy, room)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("room", "file", "right", "wrong"), MUTANTS, ids=[f"{m[1][5:-3]}-{i}" for i, m in enumerate(MUTANTS)])
+def test_a_mistake_is_noticed(copy: Path, room: str, file: str, right: str, wrong: str) -> None:
+    source = copy / file
+    text = source.read_text(encoding="utf-8")
+    assert right in text, f"{file} no longer has the line this mistake is made in"
+    source.write_text(text.replace(right, wrong, 1), encoding="utf-8")
+    try:
+        assert noticed(copy, room)
+    finally:
+        source.write_text(text, encoding="utf-8")
