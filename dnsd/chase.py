@@ -153,8 +153,8 @@ def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) 
         answers += number
         if len(target) > 255:  # RFC 6672 §2.2; the DNAME is told all the same (§3.2, 3C)
             return wire.heads(types.YXDOMAIN, answers=answers), body, types.YXDOMAIN, 0, b"", kind
-        at = tail + len(body) - len(target)
-        owner = (0xC000 | at).to_bytes(2, "big") if at < 0x4000 else target
+        # Nine aliases, each with a DNAME and names of 255 octets, end before 0x4000, where pointers cease to reach.
+        owner = (0xC000 | tail + len(body) - len(target)).to_bytes(2, "big")
         name = target.lower()
         # An alias is all there is to say to ANY (RFC 8482 §4.1), and the answer itself to CNAME.
         found = None if name in seen or key in (_ANY, KEY_CNAME) else _encloser(name, image)
@@ -225,9 +225,7 @@ def _encloser(name: bytes, image: Image) -> tuple[Node, Node] | None:
     while True:
         node = image.get(name[at:])
         if node is not None:
-            if at and node.wildcard is not None and node.cut is None and not node.flags & layout.N_DNAME:
-                return node, node.wildcard
-            return node, node
+            return node, node.wildcard if at and node.wildcard is not None else node
         if not name[at]:
             return None
         at += 1 + name[at]

@@ -280,8 +280,8 @@ def test_inner_zone_below_a_cut_of_the_outer() -> None:
     assert door.ask("a.sub.example.com", "DS").authority[0].startswith("a.sub.example.com. 60 SOA")
 
 
-def test_chain_longer_than_a_pointer_reaches() -> None:
-    """Owners behind offset 0x3FFF are written out: no pointer leads there (RFC 1035 §4.1.4)."""
+def test_the_widest_chain_to_an_answer_wider_than_pointers_reach() -> None:
+    """Its owners point at the last alias, which lies before offset 0x4000 (RFC 1035 §4.1.4)."""
     label = "x" * 60
     wide = "\n".join(f"c{n}.{label}.{label}.{label} CNAME c{n + 1}.{label}.{label}.{label}" for n in range(8))
     fat = "\n".join(f"c8.{label}.{label}.{label} TXT {' '.join([chr(34) + f'{n:03d}' + 'y' * 240 + chr(34)] * 4)}"

@@ -148,6 +148,19 @@ def test_the_band_holds_its_last_millisecond(level: int, short: int, wins: bool)
     assert plan.groups(False, 1, table)[0] == list(plan.top(False, 1, table))
 
 
+@pytest.mark.parametrize("band_ms", [0, 1, 2, 29, 30, 31, 32, 60, 249, 250, 10_000])
+def test_the_short_way_knows_the_edge_of_the_band(band_ms: int) -> None:
+    """Two sites at every pair of levels, the farther with a match, so that the band decides."""
+    pairs = [(near, far) for near in range(TOP + 1) for far in range(near, TOP + 1)]
+    table = table_of(*([(near, 0), (far, 1), (0, 0), (0, 0)] for near, far in pairs))
+    live = [endpoint(1, "s0"), endpoint(2, "s1")]
+    plan = Plan(record(service("a.example", *live, policy=Policy(match=100, band_ms=band_ms)), MAPS))
+    for row, (near, far) in enumerate(pairs, 1):
+        inside = LEVEL_MS[far] - LEVEL_MS[near] <= band_ms
+        assert list(plan.top(False, row, table)) == ([1] if inside else [0])
+        assert plan.groups(False, row, table)[0] == ([1] if inside else [0])
+
+
 @settings(max_examples=30)
 @given(live_services, rows, st.booleans(), st.integers(0, 2**62), st.integers(0, 2**32))
 def test_picks_are_of_the_first_groups_and_different(

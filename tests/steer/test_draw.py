@@ -45,6 +45,25 @@ def test_seed_is_a_64_bit_number_of_all_three(service: int, block: int, window: 
     assert len(others | {seed}) == 4
 
 
+@given(keys, keys, st.integers(1, 65535))
+def test_cost_is_the_logarithm_by_weight(seed: int, key: int, weight: int) -> None:
+    value = draw.mix(seed ^ key)
+    assert draw.cost(seed, key, weight) == ((draw.COST[value >> 52] << 16) // weight, value)
+    assert draw.cost(seed, key, 0)[0] > draw.cost(seed, key, 1)[0]
+
+
+def test_ties_of_cost_are_broken_alike() -> None:
+    """Of 300 endpoints several share a step of the table: the hash itself decides."""
+    names, weights = [draw.mix(n) for n in range(300)], [1] * 300
+    tied = 0
+    for seed in range(120):
+        order = draw.order(seed, range(300), names, weights)
+        tied += draw.cost(seed, names[order[0]], 1)[0] == draw.cost(seed, names[order[1]], 1)[0]
+        assert draw.first(seed, range(300), names, weights) == order[0]
+        assert draw.first(seed, range(299, -1, -1), names, weights) == order[0]
+    assert tied > 0
+
+
 @given(groups, keys)
 def test_first_is_the_head_of_the_order(group: list[tuple[int, int]], seed: int) -> None:
     names, weights = split(group)
