@@ -172,10 +172,10 @@ class Process:
     def _take_over(self) -> None:
         """What a former process left: its image, which is served until there is a newer one, and its memory."""
         try:
-            self.publisher.start()
+            self.publisher.live.start()
         except (ImageError, OSError) as error:
             _log.error("the image on disk cannot be used: %s", error)
-        image = self.publisher.image
+        image = self.publisher.live.image
         if image is not None:
             for number, table in opened(image.map_refs, self.maps.dir).items():
                 image.set_map(number, table)

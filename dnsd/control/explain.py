@@ -56,7 +56,7 @@ class Explainer:
     def explain(self, name: str, type_: str, client: str | None, subnet: str | None) -> dict[str, Any]:
         """The whole explanation; ValueError says what is wrong with the question."""
         question = parse(name, type_, client, subnet)
-        image = self.publisher.image
+        image = self.publisher.live.image
         if image is None:
             raise ValueError("no image is served yet")
         now = self.publisher.clock.unix_ms() // 1000
@@ -109,7 +109,7 @@ class Explainer:
             "rung": rung.name.lower(),
             "candidates": candidates,
             "removed": _removed(resolved, judged, ids, v6) + self._ended(name),
-            "why": sentences.all(candidates, self.publisher.refused.get(node.name, "")),
+            "why": sentences.all(candidates, self.publisher.live.refused.get(node.name, "")),
         }
 
     # --- parts ---
@@ -120,7 +120,7 @@ class Explainer:
 
     def _ids(self, node: Node, plan: Plan) -> list[tuple[str, str]]:
         """Id and site of each of the record's endpoints; their keys where only a former process's image is there."""
-        view = self.publisher.published.get(node.name)
+        view = self.publisher.live.published.get(node.name)
         if view is None or len(view.live) != len(plan.candidates):
             return [(f"{candidate.key:016x}", "?") for candidate in plan.candidates]
         return [(e.id, e.site) for e in sorted(view.live, key=lambda e: e.id)]
@@ -131,7 +131,7 @@ class Explainer:
         return {"address": str(who), **asdict(self.maps.atlas.origin(who))}
 
     def _policy(self, node: Node) -> dict[str, Any] | None:
-        view = self.publisher.published.get(node.name)
+        view = self.publisher.live.published.get(node.name)
         if view is None:
             return None
         return {**asdict(view.policy), "fence": view.policy.fence.name.lower(), "ttl": view.ttl}

@@ -24,7 +24,7 @@ from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
 from dnsd.control.publish import Publisher
 from dnsd.control.views import Views
-from dnsd.control.zones import Zones, conflicts
+from dnsd.control.zones import Zones, conflicts, misplaced
 from dnsd.dns import names
 from dnsd.model import Fault
 from dnsd.registry.store import Registry
@@ -52,7 +52,7 @@ class Control:
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether workers answer, `stale_for` in seconds, and every condition that is not as it should be."""
-        serving = self.publisher.image is not None and all(feed.stamp is not None for feed in self.feeds.feeds)
+        serving = self.publisher.live.image is not None and all(feed.stamp is not None for feed in self.feeds.feeds)
         return serving and not self.draining, {
             "stale_for": round(self.intake.stale_for, 3), "conditions": list(self.conditions())}
 
@@ -60,7 +60,7 @@ class Control:
         """What somebody should look at."""
         if self.draining:
             yield "draining"
-        if self.publisher.image is None:
+        if self.publisher.live.image is None:
             yield "no image is served yet"
         if self.intake.held:
             yield f"held: {self.intake.held}"
@@ -73,9 +73,9 @@ class Control:
         yield from (f"zone: {fault.place}: {fault.message}" for fault in self.zone_faults[:LISTED])
         yield from self.publisher.faults
         yield from self.maps.faults
-        for owner, fault in _first(self.publisher.left_out):
+        for owner, fault in _first(self.publisher.live.left_out):
             yield f"service {names.to_text(owner)} is not served: {fault}"
-        for owner, fault in _first(self.publisher.refused):
+        for owner, fault in _first(self.publisher.live.refused):
             yield f"service {names.to_text(owner)} is served as it was: {fault}"
         if self.publisher.files.broken:
             yield "the journal cannot be written"
@@ -85,7 +85,7 @@ class Control:
 
     def status(self) -> dict[str, Any]:
         """Where this node stands."""
-        stamp, fleet, intake = self.publisher.stamp, self.views.fleet, self.intake
+        stamp, fleet, intake = self.publisher.live.stamp, self.views.fleet, self.intake
         ready, details = self.ready()
         return {
             "node": self.node, "ready": ready, **stamp._asdict(),
@@ -97,11 +97,11 @@ class Control:
             "fleet": {
                 "sites": len(fleet.sites), "services": len(fleet.services), "overrides": len(fleet.overrides),
                 "endpoints": sum(map(len, fleet.members.values())), "last_good": sum(1 for _ in self._last_good()),
-                "left_out": len(self.publisher.left_out), "refused": len(self.publisher.refused)},
+                "left_out": len(self.publisher.live.left_out), "refused": len(self.publisher.live.refused)},
             "leases": {
                 "expired": self.lease_clock.expired, "shifted_ms": self.lease_clock.shifted_ms,
                 "ticks_failed": self.lease_clock.failures},
-            "published": asdict(self.publisher.counts),
+            "published": asdict(self.publisher.live.counts),
             "journal_bytes": self.publisher.files.journal_size,
             "zones": self.zones.described(),
             "maps": self.maps.described(),
@@ -117,13 +117,18 @@ class Control:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
         return self._explainer.explain(name, type, client, ecs)
 
+    def misplaced(self, service: str) -> str:
+        """Why no service can stand at this name in the zones served here; empty when one can."""
+        image = self.publisher.live.image
+        return misplaced(image, names.to_wire(service)) if image is not None else ""
+
     async def reload(self) -> list[Fault]:
         """Read the zone files again and serve them; with any fault nothing changes."""
         async with self._reloading:
             loaded, faults = await asyncio.to_thread(self.zones.read)
             if not faults:
                 views = [resolved.view for resolved in self.views.resolved.values()]
-                faults = conflicts([zone.view for zone in loaded], views, self.publisher.left_out)
+                faults = conflicts([zone.view for zone in loaded], views, self.publisher.live.left_out)
             if faults:
                 _log.error("zones are not taken: %d faults", len(faults))
                 for fault in faults:
@@ -141,7 +146,7 @@ class Control:
         if not self.publisher.open:
             return [Fault("registry", "the zones are sound; they are served as soon as the registry has been read")]
         deadline = self.clock.monotonic() + RELOAD_S
-        while self.publisher.zones_served is not self.publisher.zones and self.clock.monotonic() < deadline:
+        while self.publisher.live.zones is not self.publisher.zones and self.clock.monotonic() < deadline:
             if self.publisher.faults:
                 faults = [Fault("image", fault) for fault in self.publisher.faults]
                 self.publisher.zones, self.zones.loaded = before, taken

@@ -25,6 +25,7 @@ JOURNAL: Final = "image.journal"
 NODE: Final = "node.json"
 MAPS: Final = "maps"
 MAX_FILE: Final = 4 * 1024**3
+JOURNAL_MAX: Final = 64 * 1024 * 1024
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -70,6 +71,8 @@ class ImageFiles:
         self.frames: list[tuple[Stamp, bytes]] = []
         self.written: Stamp | None = None
         self.broken = False
+        self.journal_size = 0
+        self._dropped: Stamp | None = None
         self._open: int | None = None
 
     def load(self) -> Image | None:
@@ -95,6 +98,9 @@ class ImageFiles:
     def append(self, stamp: Stamp, frame: bytes) -> None:
         """Add a published frame to the journal. OSError when it cannot be written; then nothing is, until `cut`."""
         self.frames.append((stamp, frame))
+        self.journal_size += len(frame)
+        if self.journal_size > JOURNAL_MAX:  # no image file could be written for long: only one as new as this will do
+            self.frames, self.journal_size, self._dropped, self.broken = [], 0, stamp, True
         if self.broken:
             return
         self.broken = True
@@ -110,17 +116,21 @@ class ImageFiles:
         replace(self.image, data)
 
     def cut(self, stamp: Stamp) -> None:
-        """The image in place has this stamp: leave in the journal only what is newer."""
+        """The image in place has this stamp: leave in the journal only what is newer. OSError: write a newer one."""
         self.close()
         self.frames = newer(self.frames, stamp)
+        self.journal_size = sum(len(frame) for _, frame in self.frames)
         replace(self.journal, b"".join(frame for _, frame in self.frames))
+        self.broken = self._dropped is not None and self._dropped.epoch == stamp.epoch and self._dropped > stamp
+        if self.broken:
+            raise OSError("what lies between this image and the journal was dropped")
+        self._dropped = None
         self.written = stamp
-        self.broken = False
 
     @property
-    def journal_size(self) -> int:
-        """Octets of frames that are not in the image file."""
-        return sum(len(frame) for _, frame in self.frames)
+    def behind(self) -> bool:
+        """Whether the image file lacks something that was published."""
+        return bool(self.frames) or self.broken
 
     def close(self) -> None:
         """Let go of the journal; the next frame opens it again."""

@@ -145,8 +145,8 @@ class Intake:
     async def _ready_maps(self) -> None:
         """Maps for the first image: those on disk; where an image with maps is served, not one that has lost them."""
         await self.maps.round(derive=False)
-        image = self.publisher.image
-        if self.publisher.counts.images or image is None or not image.map_refs:
+        image = self.publisher.live.image
+        if self.publisher.live.counts.images or image is None or not image.map_refs:
             return
         try:
             async with asyncio.timeout(MAP_WAIT_S):
@@ -157,7 +157,7 @@ class Intake:
     def _served(self) -> holding.Served | None:
         if self._epoch:
             return holding.of_fleet(self._epoch, self.fleet)
-        return holding.of_image(self.publisher.image) if self.publisher.image is not None else None
+        return holding.of_image(self.publisher.live.image) if self.publisher.live.image is not None else None
 
     def _hold(self, reason: str, position: Position) -> None:
         self._judged = position

@@ -245,7 +245,7 @@ class Maps:
                 del self._unused[name]
 
     def _in_image(self) -> set[str]:
-        image = self.publisher.image if self.publisher is not None else None
+        image = self.publisher.live.image if self.publisher is not None else None
         return set(image.map_refs.values()) if image is not None else set()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from dnsd.compile import zones as compile_zones
 from dnsd.control import zonefile
 from dnsd.dns import names, types
+from dnsd.image.reading import KEY_A, KEY_AAAA, KEY_CNAME, KEY_DNAME, Entry, Image
 from dnsd.model import Fault, ServiceView, ZoneView
 
 _log = logging.getLogger("dnsd.control")
@@ -55,6 +56,29 @@ def conflicts(zones: Sequence[ZoneView], services: Iterable[ServiceView], known:
     """What stands against these zones with these services; those in `known` stand against the present ones too."""
     passed = set(known)
     return compile_zones.check(zones, [view for view in services if view.owner not in passed])
+
+
+def misplaced(image: Image, owner: bytes) -> str:
+    """Why no service can stand at this name in the zones as they are served; empty when one can.
+
+    A name that no zone here holds is no fault: nodes of one registry need not serve the same zones. The image is asked
+    and not `conflicts`, because a look at a few names must not take as long as a whole tree.
+    """
+    for name in (owner, *names.parents(owner)):
+        node = image.get(name)
+        if node is None:
+            continue
+        if node.cut is not None:
+            return f"lies at or below the cut {names.to_text(node.cut.name)}"
+        if name != owner and KEY_DNAME in node.answers:
+            return f"lies below the DNAME {names.to_text(name)}"
+        static = [key for key in (KEY_A, KEY_CNAME, KEY_AAAA) if isinstance(node.answers.get(key), Entry)]
+        if name == owner and static:
+            listed = ", ".join(types.type_text(int.from_bytes(key[:2], "big")) for key in static)
+            return f"the zone has static {listed} here"
+        if name == node.zone.apex:
+            break
+    return ""
 
 
 def serial(zone: ZoneView) -> int:

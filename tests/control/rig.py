@@ -113,8 +113,8 @@ class Rig:
         self.publisher.zones = (zone(state),)
         self.workers = [Worker(slot, theirs, state) for slot, (_, theirs) in enumerate(pairs)]
         self._sockets = [sock for pair in pairs for sock in pair]
-        self.publisher.start()
-        self.versions = itertools.count(max(self.publisher.stamp.version, 0) + 1)
+        self.publisher.live.start()
+        self.versions = itertools.count(max(self.publisher.live.stamp.version, 0) + 1)
         if objects:
             self.put(*objects)
 

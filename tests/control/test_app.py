@@ -196,7 +196,7 @@ async def test_a_registration_is_on_every_worker_within_100_ms(registry: Registr
         await running.served(granted.version)
         took.append(time.perf_counter() - began)
     assert sorted(took)[len(took) // 2] < 0.1, took
-    assert running.process.publisher.counts.records >= 19
+    assert running.process.publisher.live.counts.records >= 19
     assert running.ask()[0] == 0
 
 
@@ -291,13 +291,13 @@ async def test_a_restart_goes_on(store: Store, registry: Registry, start: Start)
     await registry.release("a", granted.lease.fence, actor="test")
     second = start()
     await second.ready()
-    assert second.process.publisher.stamp > first.process.publisher.stamp
+    assert second.process.publisher.live.stamp > first.process.publisher.live.stamp
     assert second.ask() == (0, [ADDRESS])  # its last good answer, remembered over the restart
     store.kill()
     assert await second.close() == 0
     third = start()
     await third.until(lambda: third.process.intake.problem)
-    assert third.process.publisher.stamp == second.process.publisher.stamp
+    assert third.process.publisher.live.stamp == second.process.publisher.live.stamp
     assert not third.process.publisher.following
     assert third.ask() == (0, [ADDRESS])
     told = await third.control.explain(SERVICE, "A", None, None)
@@ -335,7 +335,7 @@ async def test_faulty_zones_at_start_leave_the_last_image(store: Store, registry
     await second.until(lambda: second.control.zone_faults and second.process.intake.connected)
     assert any(text.startswith("zone: ") for text in second.control.conditions())
     assert second.ask() == (0, [ADDRESS])
-    assert second.process.publisher.counts.images == 0
+    assert second.process.publisher.live.counts.images == 0
     assert await second.control.reload()
     second.zone_file.write_text(ZONE)
     assert await second.control.reload() == []

@@ -95,6 +95,20 @@ def test_a_torn_frame_stops_the_journal_until_it_is_cut(tmp_path: Path, monkeypa
     made.close()
 
 
+def test_a_journal_that_grows_for_ever_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "JOURNAL_MAX", 300)
+    made = ImageFiles(tmp_path)
+    for version in range(1, 8):
+        made.append(*step(version, version - 1))
+    assert (made.journal_size, made.broken, made.behind) == (sum(len(f) for _, f in made.frames), True, True)
+    assert made.journal_size <= 300
+    with pytest.raises(OSError, match="dropped"):
+        made.cut(Stamp(1, 3, 0))  # frames between it and the journal are gone
+    assert made.broken
+    made.cut(Stamp(1, 7, 0))
+    assert not made.behind
+
+
 def test_no_image_and_a_bad_one(tmp_path: Path) -> None:
     assert ImageFiles(tmp_path).load() is None
     (tmp_path / "image").write_bytes(b"nothing of the kind")

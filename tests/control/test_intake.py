@@ -138,7 +138,7 @@ async def test_a_gap_loads_again_and_sends_only_what_differs(make: Make) -> None
     node.script.feed = [Gap("trimmed")]
     node.script.state = loaded(service(), A1, A2, epoch=EPOCH, version=90)
     await node.step(2)
-    assert node.rig.publisher.counts.images == 1
+    assert node.rig.publisher.live.counts.images == 1
     assert node.rig.publisher.reached(90)
     assert {rdata for _ in range(1) for rdata in node.ask()[1]} <= {ADDRESS1, ADDRESS2}
 
@@ -190,7 +190,7 @@ async def test_at_start_the_image_on_disk_is_what_is_served(make: Make, tmp_path
     await third.step()
     assert third.intake.held == ""
     assert third.rig.publisher.reached(8)
-    assert third.rig.publisher.stamp > first.rig.publisher.stamp
+    assert third.rig.publisher.live.stamp > first.rig.publisher.live.stamp
 
 
 async def test_a_resumed_cursor_tells_a_fork_that_numbers_hide(make: Make) -> None:
@@ -217,7 +217,7 @@ async def test_no_store_at_start_and_it_comes_later(make: Make) -> None:
     node = make(script)
     await node.step(3)
     assert not node.intake.connected
-    assert node.rig.publisher.image is None
+    assert node.rig.publisher.live.image is None
     script.away = None
     await node.step()
     assert node.ask() == (0, [ADDRESS1])
