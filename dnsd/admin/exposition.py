@@ -108,7 +108,7 @@ def _workers(stats: memoryview) -> Iterator[str]:
     for worker, fields in enumerate(heads):
         yield f'dnsd_worker_starts_total{{worker="{worker}"}} {fields[metrics.STARTS]}'
     yield from head("dnsd_worker_beat_age_seconds", "gauge", "Time since the worker's loop last turned")
-    now = time.time() * 1000
+    now = time.monotonic() * 1000  # as the workers' beats: one clock for all processes of a machine
     for worker, fields in enumerate(heads):
         if fields[metrics.BEAT_MS]:
             age = max(0.0, now - fields[metrics.BEAT_MS]) / 1000

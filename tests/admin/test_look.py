@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -96,7 +97,7 @@ async def test_metrics_parse_and_carry_both_processes(api: Api) -> None:
     metrics.counters(api.control.stats, 1)[metrics.QUERIES_UDP] = 5
     metrics.head(api.control.stats, 1)[metrics.PID] = 4242
     metrics.head(api.control.stats, 1)[metrics.VERSION] = 9
-    metrics.head(api.control.stats, 1)[metrics.BEAT_MS] = 1
+    metrics.head(api.control.stats, 1)[metrics.BEAT_MS] = int(time.monotonic() * 1000) - 3000  # as a worker writes it
     await api.call("GET", "/v1/sites")
     await api.call("GET", "/nowhere")
     reply = await api.call("GET", "/metrics", "")
@@ -106,6 +107,7 @@ async def test_metrics_parse_and_carry_both_processes(api: Api) -> None:
     assert samples["dnsd_queries_total", (("transport", "udp"), ("worker", "1"))] == 5
     assert samples["dnsd_worker_pid", (("worker", "1"),)] == 4242
     assert samples["dnsd_worker_version", (("worker", "1"),)] == 9
+    assert 3 <= samples["dnsd_worker_beat_age_seconds", (("worker", "1"),)] < 60
     assert samples["dnsd_stale_seconds", ()] == 1.5
     assert samples["dnsd_ready", ()] == 1
     assert samples["dnsd_registry_up", ()] == 1
