@@ -56,6 +56,9 @@ class Control(Protocol):
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
 
+    def misplaced(self, service: str) -> str:
+        """Why no service can stand at this name in the zones served here; empty when one can."""
+
     async def reload(self) -> list[Fault]:
         """Read the zone files again; faults leave what was served."""
 

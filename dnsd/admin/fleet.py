@@ -52,6 +52,7 @@ async def apply(call: Call) -> web.Response:
     changed = [one for one in wanted if one.change.value is None or _differs(one.change.value, one.before)]
     objects.refuse([fault for one in changed for fault in _scope(call.caller, one)])
     _check(loaded, changed)
+    objects.fit(call, [(one.place, one.change.value) for one in changed])
     if not call.query["force"]:
         guard(changed, loaded)
     version, durability = loaded.position.version, None

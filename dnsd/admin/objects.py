@@ -146,6 +146,7 @@ async def put(call: Call, resource: Resource) -> web.Response:
     stored = await call.registry.get(resource.kind, key)
     faults = resource.faults(call.caller, value)
     refuse(faults or (resource.faults(call.caller, stored.value) if stored else []))
+    fit(call, [("", value)])
     written = await call.registry.put(
         resource.kind, value, actor=call.caller.actor, if_match=precondition(call.request.headers, stored))
     return wrote(written)
@@ -167,6 +168,14 @@ def refuse(faults: list[Fault]) -> None:
     """403 with every fault; none: nothing happens."""
     if faults:
         raise forbidden("beyond the token's scope", faults)
+
+
+def fit(call: Call, values: Iterable[tuple[str, Any]]) -> None:
+    """422 with every service (pointer, object) that cannot stand where a zone has addresses, an alias or a cut."""
+    named = [(place, call.control.misplaced(value.name)) for place, value in values if isinstance(value, Service)]
+    faults = [Fault(f"{place}/name", why) for place, why in named if why]
+    if faults:
+        raise problem.invalid(faults)
 
 
 def absent() -> Problem:

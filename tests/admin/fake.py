@@ -196,6 +196,7 @@ class FakeControl:
         self.unmet: list[str] = []
         self.faults: list[Fault] = []
         self.served = 10
+        self.no_place: dict[str, str] = {}
         self.waited: list[tuple[int, float]] = []
 
     def status(self) -> dict[str, Any]:
@@ -215,6 +216,9 @@ class FakeControl:
         if type == "BOGUS":
             raise ValueError("no such type")
         return {"name": name, "type": type, "client": client, "subnet": ecs}
+
+    def misplaced(self, service: str) -> str:
+        return self.no_place.get(service, "")
 
     async def reload(self) -> list[Fault]:
         return self.faults

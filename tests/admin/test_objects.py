@@ -211,3 +211,17 @@ async def test_the_registrys_rules_come_through_with_their_status(api: Api) -> N
     reply = await api.call("PUT", "/v1/endpoints/none.example/x", body={"site": "nowhere", "a": "192.0.2.3"})
     assert reply.status == 422
     assert len(reply.faults) == 2
+
+
+@pytest.mark.asyncio
+async def test_a_service_where_the_zone_has_addresses_or_a_cut_is_refused(api: Api) -> None:
+    api.control.no_place = {"www.a.example": "the zone has static A here"}
+    before = api.registry.version
+    reply = await api.call("PUT", "/v1/services/www.a.example", body={"ttl": 9}, If_Match="*")
+    assert (reply.status, reply.faults) == (422, {"/name": "the zone has static A here"})
+    document = {"services": [{"name": "new.a.example"}, {"name": "www.a.example", "ttl": 9}]}
+    for path in ("/v1/apply", "/v1/apply?dry_run=true"):
+        reply = await api.call("POST", path, body=document)
+        assert (reply.status, reply.faults) == (422, {"/services/1/name": "the zone has static A here"})
+    assert api.registry.version == before
+    assert (await api.call("DELETE", "/v1/services/www.a.example", If_Match="*")).status == 200
