@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
+from dnsd import disk
 from dnsd.model import Fault
 
 PREFIX: Final = "DNSD_"
@@ -245,7 +246,7 @@ class Config(BaseSettings):
     @property
     def maps(self) -> Path:
         """The folder of the map tables."""
-        return self.state / "maps"
+        return self.state / disk.MAPS
 
     @property
     def worker_count(self) -> int:

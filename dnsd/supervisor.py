@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from dnsd import metrics, sockets
+from dnsd import disk, metrics, sockets
 from dnsd.config import Config, address
 from dnsd.registry import embedded
 
@@ -58,7 +58,7 @@ def run(config: Config, commands: Commands = Commands()) -> int:  # noqa: B008 -
     """Serve until told to stop; the exit code. Says on stderr why it does not start."""
     try:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = _lock(config.state / "lock")
+        lock = _lock(config.state / disk.LOCK)
     except OSError as error:
         return _refuse(f"state directory {config.state}: {error.strerror or error}", FAILED)
     if lock is None:
@@ -140,7 +140,7 @@ class Supervisor:
         self._lifeline, self._lifeline_end = os.pipe()
         os.set_blocking(self._lifeline, False)  # children watch it in their event loops, and share the flag
         self._feeds = [_feed() for _ in range(workers)]
-        self._stats_path = config.state / "stats"
+        self._stats_path = config.state / disk.STATS
         self._stats = _new_stats(self._stats_path, workers)
 
         self._workers = [

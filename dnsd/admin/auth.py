@@ -9,10 +9,8 @@ salt and no slow hash. A caller is looked up by id and compared in constant time
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import time
@@ -24,6 +22,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from dnsd import disk
 from dnsd.admin.problem import Problem
 from dnsd.model import Fault
 from dnsd.registry.errors import RegistryError
@@ -38,7 +37,6 @@ STALE_SECONDS: Final = 900.0  # with the store away a known token is believed fo
 ABSENT_SECONDS: Final = 1.0
 KNOWN_MAX: Final = 4096
 FIRST_ID: Final = "admin"
-FILE: Final = "admin.token"
 
 _TEXT = re.compile(r"dnsd_([a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?)_([0-9a-f]{64})")
 _DUMMY = hashlib.sha256(b"no such token").digest()
@@ -217,8 +215,8 @@ async def ensure_admin(registry: Registry, state: Path) -> str | None:
     if tokens or following:  # following without tokens: one that cannot be read back
         return None
     text, sha256 = issue(FIRST_ID)
-    path = state / FILE
-    _write_private(path, text + "\n")
+    path = state / disk.TOKEN
+    disk.replace(path, f"{text}\n".encode())
     token = Token(id=FIRST_ID, sha256=sha256, role=Role.ADMIN, note="made at first start")
     try:
         await registry.put(Kind.TOKEN, token, actor="system:first-start", if_match=ABSENT)
@@ -228,21 +226,3 @@ async def ensure_admin(registry: Registry, state: Path) -> str | None:
         path.unlink(missing_ok=True)  # another node was first
         return None
     return text
-
-
-def _write_private(path: Path, text: str) -> None:
-    """A file only its owner reads; a symbolic link in its place is replaced, never followed."""
-    temporary = path.with_name(path.name + ".tmp")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 import time
 import zlib
 from collections.abc import Mapping
@@ -26,12 +25,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dnsd import disk
 from dnsd.atlas.prefixes import V4, V6, Family
 from dnsd.image.layout import Flat
 from dnsd.steer import scope
 
 FILE: Final = "atlas"
 """The file's name inside the atlas directory."""
+
+MODE: Final = 0o644
+"""What is made of public data; whoever builds it need not be the daemon's user."""
 
 MAGIC: Final = b"DNSDATL\0"
 LAYOUT: Final = 1
@@ -161,29 +164,8 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, An
     start = _aligned(HEAD.size + len(text))
     head = HEAD.pack(magic=MAGIC, layout=LAYOUT, json=len(text), size=start + end, digest=_digest(body),
                      made=int(time.time()), crc=zlib.crc32(text), reserved=0)
-    replace(path, (head + text).ljust(start, b"\0"), body)
+    disk.replace(path, (head + text).ljust(start, b"\0"), body, mode=MODE)
     return start + end
-
-
-def replace(path: Path, *parts: bytes | bytearray | memoryview) -> None:
-    """Writes a file beside its place, forces it to disk and renames it there: readers see the old or the new, whole."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        with open(handle, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def unwrapped(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dnsd import disk
 from dnsd.atlas import flatten, store
 from dnsd.atlas.prefixes import U8, U32, U64
 from dnsd.image import layout
@@ -68,7 +69,7 @@ def write(path: Path, table: Table, *, atlas: int, made_ms: int) -> int:
     head = layout.MAP_HEADER.pack(
         magic=layout.MAP_MAGIC, layout=layout.LAYOUT, crc=zlib.crc32(body), atlas=atlas, made_ms=made_ms, size=size,
         **dict(zip(names, counts, strict=True)))
-    store.replace(path, head, body)
+    disk.replace(path, head, body, mode=store.MODE)
     return size
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dnsd import __version__, model
+from dnsd import __version__, disk, model
 from dnsd.cli.display import pairs, show
 from dnsd.cli.failure import Exit, Failure
 from dnsd.cli.options import Session, command
@@ -83,7 +83,7 @@ def drain(
     state = session.config().state
     pid = _holder(state)
     if pid is None:
-        raise Failure(Exit.UNREACHABLE, f"no daemon holds {state / 'lock'}")
+        raise Failure(Exit.UNREACHABLE, f"no daemon holds {state / disk.LOCK}")
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + wait
     while wait > 0 and _holder(state) == pid:
@@ -119,7 +119,7 @@ def _holder(state: Path) -> int | None:
     import fcntl
 
     try:
-        with (state / "lock").open("rb") as lock:
+        with (state / disk.LOCK).open("rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
-import os
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dnsd import disk
 from dnsd.cli.client import Admin
 from dnsd.cli.failure import Exit, Failure
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dnsd.config import Config
 
 DEFAULT_CONFIG = Path("/etc/dnsd/dnsd.toml")
+TOKEN_MAX = 4096
 
 _SHARED: dict[str, tuple[Any, Any]] = {
     "config": (
@@ -107,8 +108,7 @@ def _own_url(config: Config) -> str:
 def _stored_token(state: Path) -> str | None:
     """The first admin token, which the daemon left for those who may read its state directory."""
     try:
-        descriptor = os.open(state / "admin.token", os.O_RDONLY | os.O_NOFOLLOW)
+        text = disk.read(state / disk.TOKEN, TOKEN_MAX)
     except OSError:
         return None
-    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
-        return file.read().strip() or None
+    return (text or b"").decode("ascii", "replace").strip() or None

@@ -14,8 +14,6 @@ import asyncio
 import gc
 import importlib
 import logging
-import mmap
-import os
 import signal
 import socket
 import sys
@@ -26,7 +24,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-from dnsd import metrics
+from dnsd import disk, metrics
 from dnsd.control import files
 from dnsd.control.clock import Clock
 from dnsd.control.face import Control
@@ -113,7 +111,7 @@ class Process:
         self.clock = clock or Clock()
         self.leave = asyncio.Event()
         self.fleet = Fleet()
-        maps_dir = settings.maps or settings.state / files.MAPS
+        maps_dir = settings.maps or settings.state / disk.MAPS
         self.maps = Maps(self.fleet, settings.atlas, maps_dir, clock=self.clock)
         self.views = Views(self.fleet, self.maps.of)
         self.feeds = Feeds(
@@ -126,7 +124,7 @@ class Process:
         self.lease_clock = LeaseClock(self.registry, self.views, self.publisher, clock=self.clock)
         self.zones = Zones([(zone.name, zone.file) for zone in settings.zones])
         self.control = Control(
-            self.registry, _mapped(settings.stats), node=settings.node, views=self.views, publisher=self.publisher,
+            self.registry, disk.mapped(settings.stats), node=settings.node, views=self.views, publisher=self.publisher,
             feeds=self.feeds, maps=self.maps, intake=self.intake, lease_clock=self.lease_clock, zones=self.zones,
             clock=self.clock)
         self._node_file = settings.state / files.NODE
@@ -254,7 +252,7 @@ class Process:
 
     def _write(self, data: bytes) -> None:
         try:
-            files.replace(self._node_file, data)
+            disk.replace(self._node_file, data)
         except OSError as error:
             self.views.unsaved = True
             _log.error("the memory of last good answers cannot be written: %s", error)
@@ -281,16 +279,6 @@ def _reloaded(task: asyncio.Task[Any]) -> None:
         _log.error("reload failed", exc_info=task.exception())
     elif not task.cancelled() and not task.result():
         _log.info("zones are reloaded")
-
-
-def _mapped(path: Path) -> memoryview:
-    """The counters of all workers, shared with them; empty when there are none."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size
-        return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
-    finally:
-        os.close(descriptor)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

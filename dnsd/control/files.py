@@ -1,7 +1,7 @@
-"""The files this process writes: whole, on disk, then in place; and the image with its journal.
+"""The image file and its journal, as workers read them.
 
-Lives here: atomic replacement, reading bounded, the image and the journal as workers read them. Does not live here:
-what is in them (`control.publish`, `control.lastgood`), reading them in a worker (`serve.worker`).
+Lives here: in which order they are written, what the journal keeps. Does not live here: replacing a file (`disk`), what
+is in these (`control.publish`), reading them in a worker (`serve.images`).
 
 The journal holds what was published since the image file was written. A new image may be older than the newest frame,
 since frames go on while it is built; the journal then keeps what is newer. The image is put in place first: frames it
@@ -11,63 +11,25 @@ already contains are passed over on reading, so a crash between the two steps lo
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from dnsd import disk
 from dnsd.image import frames, layout
 from dnsd.image.reading import Image
 from dnsd.model import Stamp
 
-IMAGE: Final = "image"
-JOURNAL: Final = "image.journal"
 NODE: Final = "node.json"
-MAPS: Final = "maps"
-MAX_FILE: Final = 4 * 1024**3
 JOURNAL_MAX: Final = 64 * 1024 * 1024
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put `data` in the file's place: readers see the old or the new, also after a power cut."""
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(temporary, flags, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def read(path: Path, limit: int = MAX_FILE) -> bytes | None:
-    """A regular file's content; None when there is none. OSError for a link, another kind of file, or one too large."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
-            raise OSError(f"{path} is no file, or larger than {limit} octets")
-        return file.read()
 
 
 class ImageFiles:
     """The image and the journal beside it, in the state directory. Only the control process writes them."""
 
     def __init__(self, state: Path) -> None:
-        self.image = state / IMAGE
-        self.journal = state / JOURNAL
+        self.image = state / disk.IMAGE
+        self.journal = state / disk.JOURNAL
         self.frames: list[tuple[Stamp, bytes]] = []
         self.written: Stamp | None = None
         self.broken = False
@@ -81,11 +43,11 @@ class ImageFiles:
         ImageError for one that cannot be read; maps are not opened. The journal is not continued: what follows is a
         whole image, since its last frame may be torn.
         """
-        data = read(self.image)
+        data = disk.read(self.image)
         if data is None:
             return None
         image = Image(data)
-        for frame in frames.read_journal(read(self.journal) or b""):
+        for frame in frames.read_journal(disk.read(self.journal) or b""):
             if frame.stamp <= image.stamp:
                 continue
             if frame.start != image.stamp:
@@ -113,14 +75,14 @@ class ImageFiles:
 
     def put(self, data: bytes) -> None:
         """Put a whole image in place; `cut` must follow. May run in a thread: it touches nothing but the file."""
-        replace(self.image, data)
+        disk.replace(self.image, data)
 
     def cut(self, stamp: Stamp) -> None:
         """The image in place has this stamp: leave in the journal only what is newer. OSError: write a newer one."""
         self.close()
         self.frames = newer(self.frames, stamp)
         self.journal_size = sum(len(frame) for _, frame in self.frames)
-        replace(self.journal, b"".join(frame for _, frame in self.frames))
+        disk.replace(self.journal, b"".join(frame for _, frame in self.frames))
         self.broken = self._dropped is not None and self._dropped.epoch == stamp.epoch and self._dropped > stamp
         if self.broken:
             raise OSError("what lies between this image and the journal was dropped")

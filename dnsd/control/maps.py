@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mmap
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from dnsd import disk
 from dnsd.atlas import store
 from dnsd.control import mapplan
 from dnsd.control.clock import Clock
@@ -251,12 +251,7 @@ class Maps:
 
 def open_table(path: Path, sites: int | None = None) -> MapTable:
     """A table file, mapped and checked; ValueError where it is damaged or has another number of columns."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size
-        table = MapTable(memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ)) if size else b"")
-    finally:
-        os.close(descriptor)
+    table = MapTable(disk.mapped(path))
     if sites is not None and table.sites != sites:
         raise ValueError(f"{table.sites} columns for {sites} sites")
     return table

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from dnsd.control import files, resolve
+from dnsd import disk
+from dnsd.control import resolve
 from dnsd.control.resolve import Good, Memory, Remembered, Resolved
 from dnsd.control.state import Fleet
 from dnsd.model import ServiceView
@@ -78,7 +79,7 @@ class Views:
 
         What was live when that process last wrote has ceased then, as far as anyone knows.
         """
-        data = files.read(path, MAX_NODE_FILE)
+        data = disk.read(path, MAX_NODE_FILE)
         if data is None:
             return ""
         try:

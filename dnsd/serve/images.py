@@ -10,22 +10,17 @@ read never takes the place of what is served.
 
 from __future__ import annotations
 
-import mmap
-import os
 import sys
 from pathlib import Path
 from typing import Final
 
-from dnsd import metrics
+from dnsd import disk, metrics
 from dnsd.image import frames, layout
 from dnsd.image.frames import Frame
 from dnsd.image.reading import Image, ImageError
 from dnsd.image.table import MapTable
 from dnsd.model import Stamp
 
-IMAGE: Final = "image"
-JOURNAL: Final = "image.journal"
-MAPS: Final = "maps"
 _ATTEMPTS: Final = 3
 
 
@@ -100,7 +95,7 @@ class Images:
 
     def _identities(self) -> list[tuple[int, int, int] | None]:
         found: list[tuple[int, int, int] | None] = []
-        for name in (IMAGE, JOURNAL):
+        for name in (disk.IMAGE, disk.JOURNAL):
             try:
                 status = (self._state / name).lstat()
                 found.append((status.st_ino, status.st_mtime_ns, status.st_size))
@@ -115,14 +110,14 @@ class Images:
         was read too late: read both again. If that never fits, the image alone is still one whole state.
         """
         for attempt in range(_ATTEMPTS):
-            image = Image(_mapped(self._state / IMAGE))
+            image = Image(disk.mapped(self._state / disk.IMAGE))
             if self._replay(image) or attempt == _ATTEMPTS - 1:
                 break
         return image
 
     def _replay(self, image: Image) -> bool:
         try:
-            data = _mapped(self._state / JOURNAL)
+            data = disk.mapped(self._state / disk.JOURNAL)
         except FileNotFoundError:
             return True
         for frame in frames.read_journal(data):
@@ -161,12 +156,12 @@ class Images:
     def _table(self, name: str) -> tuple[tuple[str, int, int], MapTable]:
         if "/" in name or name.startswith("."):
             raise ValueError("not a file name")
-        path = self._state / MAPS / name
+        path = self._state / disk.MAPS / name
         status = path.lstat()
         key = (name, status.st_ino, status.st_mtime_ns)
         table = self._tables.get(key)
         if table is None:
-            table = MapTable(_mapped(path))
+            table = MapTable(disk.mapped(path))
             self._count[metrics.MAPS_LOADED] += 1
         return key, table
 
@@ -175,13 +170,3 @@ class Images:
         if what != self._complaint:  # said once, counted each time
             self._complaint = what
             print(f"dnsd worker: {what}", file=sys.stderr, flush=True)
-
-
-def _mapped(path: Path) -> memoryview:
-    """A regular file's octets, shared with every process that maps it; empty for an empty file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        size = os.fstat(descriptor).st_size
-        return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dnsd import disk
 from dnsd.admin import auth
 from dnsd.admin.problem import Problem
 from dnsd.registry import errors
@@ -231,10 +232,9 @@ async def test_the_first_admin_token_is_made_once_and_only_its_owner_reads_it(tm
     registry = FakeRegistry()
     target = tmp_path / "elsewhere"
     target.write_text("untouched")
-    (tmp_path / auth.FILE).symlink_to(target)
-    (tmp_path / (auth.FILE + ".tmp")).symlink_to(target)
+    (tmp_path / disk.TOKEN).symlink_to(target)
     text = await auth.ensure_admin(registry, tmp_path)
-    path = tmp_path / auth.FILE
+    path = tmp_path / disk.TOKEN
     assert text is not None
     assert path.read_text() == text + "\n"
     assert not path.is_symlink()
@@ -266,4 +266,4 @@ async def test_a_crash_before_the_token_is_stored_is_mended_at_the_next_start(tm
         await auth.ensure_admin(registry, tmp_path)
     registry.away = False
     text = await auth.ensure_admin(registry, tmp_path)
-    assert (tmp_path / auth.FILE).read_text() == f"{text}\n"
+    assert (tmp_path / disk.TOKEN).read_text() == f"{text}\n"

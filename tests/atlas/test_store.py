@@ -1,8 +1,7 @@
-"""The atlas file: what is written is read, damage is noticed, replacing is atomic."""
+"""The atlas file: what is written is read, damage is noticed."""
 
 from __future__ import annotations
 
-import os
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -48,18 +47,3 @@ def test_a_reader_keeps_what_it_mapped(atlas: Path, tmp_path: Path) -> None:
     build.build(directory(tmp_path / "other", asn="10.0.0.0/8\t65000\n"), atlas)
     assert reader.origin(ip_address("10.2.0.1")) == before
     assert store.open_atlas(atlas).origin(ip_address("10.2.0.1")).asn == 65000
-
-
-def test_replace_leaves_nothing_beside(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    store.replace(path, b"one", b"two")
-    assert path.read_bytes() == b"onetwo"
-    with pytest.raises(TypeError):
-        store.replace(path, b"three", None)  # type: ignore[arg-type]
-    assert path.read_bytes() == b"onetwo"
-    assert os.listdir(tmp_path) == ["f"]
-    (tmp_path / f".f.{os.getpid()}").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=r"\.f\."):
-        store.replace(path, b"four")
-    assert not (tmp_path / "elsewhere").exists()
-    assert path.read_bytes() == b"onetwo"

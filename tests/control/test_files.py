@@ -1,4 +1,4 @@
-"""Files that are whole or absent, the image with its journal, what is read back."""
+"""The image with its journal: what is kept, what is read back."""
 
 from __future__ import annotations
 
@@ -12,50 +12,6 @@ from dnsd.control.files import ImageFiles
 from dnsd.image import frames, layout
 from dnsd.image.reading import ImageError
 from dnsd.model import Stamp
-
-
-def test_replace_writes_whole_files_for_their_owner_only(tmp_path: Path) -> None:
-    path = tmp_path / "node.json"
-    files.replace(path, b"one")
-    files.replace(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert os.listdir(tmp_path) == ["node.json"]
-
-
-def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "node.json"
-    files.replace(path, b"one")
-
-    def full(descriptor: int) -> None:
-        raise OSError("no space")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        files.replace(path, b"two")
-    assert path.read_bytes() == b"one"
-    assert os.listdir(tmp_path) == ["node.json"]
-
-
-def test_links_are_not_followed(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_bytes(b"secret")
-    link.symlink_to(target)
-    with pytest.raises(OSError, match="link"):
-        files.read(link)
-    files.replace(link, b"new")
-    assert target.read_bytes() == b"secret"
-    assert not link.is_symlink()
-    with pytest.raises(OSError, match="directory"):
-        files.read(tmp_path / ".." / tmp_path.name)
-
-
-def test_read_is_bounded(tmp_path: Path) -> None:
-    (tmp_path / "f").write_bytes(b"12345")
-    assert files.read(tmp_path / "f", 5) == b"12345"
-    assert files.read(tmp_path / "none") is None
-    with pytest.raises(OSError, match="larger"):
-        files.read(tmp_path / "f", 4)
 
 
 def step(version: int, start: int, epoch: int = 1) -> tuple[Stamp, bytes]:

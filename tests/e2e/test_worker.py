@@ -14,7 +14,7 @@ from tests.node import DATA, Node, until
 from tests.oracle.ask import Question, ask
 
 ANONYMOUS_MIB = 40
-OURS = {"answer", "chase", "choose", "dns", "image", "metrics", "model", "serve", "steer"}
+OURS = {"answer", "chase", "choose", "disk", "dns", "image", "metrics", "model", "serve", "steer"}
 THEIRS = {"uvloop"}
 SPY = """\
 import atexit, os, sys

@@ -203,7 +203,7 @@ def test_it_loads_nothing_foreign(rig: Rig, tmp_path: Path) -> None:
     assert not loaded & set(NEVER_IN_A_WORKER)
     ours = {name for name in loaded if name.startswith("dnsd.")}
     assert {name.split(".")[1] for name in ours} == {
-        "answer", "chase", "choose", "dns", "image", "metrics", "model", "serve", "steer"}
+        "answer", "chase", "choose", "disk", "dns", "image", "metrics", "model", "serve", "steer"}
     known = set(sys.stdlib_module_names) | {"dnsd", "uvloop", "cython_runtime", "sitecustomize", "usercustomize"}
     assert not [name for name in loaded if name.split(".")[0] not in known and not name.startswith("_")]
 
