@@ -151,6 +151,15 @@ def test_rooms_import_only_downward() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_oracles_learn_nothing_from_what_they_judge() -> None:
+    """They score from the raw data files and ask a running server: a fault in ours must not be theirs as well."""
+    files = sorted((ROOT / "tests" / "oracle").rglob("*.py"))
+    assert len(files) > 5
+    wrong = [at(path, one.line) for path in [*files, ROOT / "tests" / "node.py"] for one in imports(path)
+             if one.target.split(".")[0] == "dnsd"]
+    assert not wrong, f"imports what it judges: {wrong}"
+
+
 def test_modules_have_no_cycles() -> None:
     known = {module_name(path) for path in SOURCES}
     graph: dict[str, set[str]] = {}

@@ -68,6 +68,13 @@ def test_all_faults_of_an_object_are_named(node: Node) -> None:
     assert all(place in text for place in ("/latitude", "/country", "/colour: unknown key"))
 
 
+def test_a_service_where_the_zone_has_addresses_is_refused(node: Node) -> None:
+    code, text = ends(node, "services", "put", "static.demo.example", "{}")
+    assert code == Exit.FAILED
+    assert "/name: the zone has static A here" in text
+    assert ends(node, "services", "get", "static.demo.example")[0] == Exit.FAILED
+
+
 def test_endpoints_in_a_service(node: Node) -> None:
     endpoint = {"site": "gcp-europe-west3", "a": "203.0.113.77", "tier": 9}
     said(node, "endpoints", "put", "pay.demo.example/third", json.dumps(endpoint))
