@@ -137,8 +137,8 @@ def _truncated(ask: _Ask, heads: Heads, rcode: int, record: bytes) -> bytes:
 
 
 def _rich_opt(ask: _Ask, options: bytes, scope: int, rcode: int) -> bytes:
-    packet, _, (_, version, do, nsid, ecs), _, image, _, ctx = ask
-    if ecs is not None and not version:
+    packet, _, (_, _, do, nsid, ecs), _, image, _, ctx = ask
+    if ecs is not None:
         options += wire.ecs_echo(packet, ecs, scope)
     if nsid:
         ctx.count[metrics.NSID] += 1

@@ -104,8 +104,7 @@ def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Stan
         return row, scope, block, from_ecs
     # Sticky: clients of one split block share a draw, so no answer may be kept for more than that block.
     length, known = (plan.split6, layout.ECS_MAX6) if block & V6_BLOCK else (plan.split4, layout.ECS_MAX4)
-    cut = (block & ~V6_BLOCK) >> (known - length) << (known - length) | block & V6_BLOCK
-    return row, max(scope, length) if from_ecs else 0, cut, from_ecs
+    return row, max(scope, length) if from_ecs else 0, block >> (known - length) << (known - length), from_ecs
 
 
 def _below(plan: Plan, v6: bool, count: MutableSequence[int]) -> Choice:

@@ -40,6 +40,8 @@ FAULTS: list[tuple[str, list[ZoneView], list[ServiceView], list[tuple[str, str]]
         ("a.example.com.", "CNAME and other data")]),
     ("A beside CNAME", [zone_of(E, (f"a.{E}", A, (A_DATA,)), (f"a.{E}", CNAME, (NS_DATA,)))], [], [
         ("a.example.com.", "CNAME and other data")]),
+    ("TXT beside CNAME", [zone_of(E, (f"a.{E}", CNAME, (NS_DATA,)), (f"a.{E}", TXT, (TXT_DATA,)))], [], [
+        ("a.example.com.", "CNAME and other data")]),
     ("two CNAMEs", [zone_of(E, (f"a.{E}", CNAME, (NS_DATA, wire("b"))))], [], [
         ("a.example.com.", "more than one CNAME")]),
     ("two DNAMEs", [zone_of(E, (f"a.{E}", DNAME, (NS_DATA, wire("b"))))], [], [
@@ -98,6 +100,8 @@ SOUND = [
                                  zone_of(f"in.{E}")]),
     ("a hidden DNAME below a cut", [zone_of(E, (f"c.{E}", NS, (NS_DATA,)), (f"d.c.{E}", DNAME, (NS_DATA,)),
                                             (f"a.d.c.{E}", A, (A_DATA,)))]),
+    ("a zone of its own below a DNAME", [
+        zone_of(E, (f"d.{E}", DNAME, (NS_DATA,))), zone_of(f"in.d.{E}", (f"a.in.d.{E}", A, (A_DATA,)))]),
     ("the root", [zone_of(".", ("com", NS, (NS_DATA,)))]),
 ]
 
