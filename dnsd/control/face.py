@@ -96,7 +96,8 @@ class Control:
             "workers": [self._worker(slot) for slot in range(len(self.feeds.feeds))],
             "fleet": {
                 "sites": len(fleet.sites), "services": len(fleet.services), "overrides": len(fleet.overrides),
-                "endpoints": sum(map(len, fleet.members.values())), "last_good": sum(1 for _ in self._last_good()),
+                "endpoints": sum(map(len, fleet.members.values())), "leases": len(fleet.held),
+                "last_good": sum(1 for _ in self._last_good()),
                 "left_out": len(self.publisher.live.left_out), "refused": len(self.publisher.live.refused)},
             "leases": {
                 "expired": self.lease_clock.expired, "shifted_ms": self.lease_clock.shifted_ms,

@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 from dnsd import metrics
+from dnsd.admin import exposition
 from dnsd.control import app
 from dnsd.control.app import Process, Settings
 from dnsd.dns import types
@@ -227,6 +228,9 @@ async def test_status_and_readiness(registry: Registry, start: Start) -> None:
     assert (status["node"], status["version"], status["registry"]["up"]) == ("test", written.version, True)
     assert [worker["version"] for worker in status["workers"]] == [written.version] * 2
     assert status["fleet"]["left_out"] == 1
+    scraped = exposition.text(running.control.stats, *running.control.ready(), status, exposition.Meter())
+    missing = [name for name, *_ in exposition._STATUS if f"\n{name} " not in scraped]
+    assert not missing, f"metrics of what no status says: {missing}"
     assert [zone["name"] for zone in status["zones"]] == ["example.com."]
     ready, details = running.control.ready()
     assert ready
