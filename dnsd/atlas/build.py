@@ -1,9 +1,5 @@
 """The atlas from data files: every address's origin, checked, and only then put in the old one's place.
 
-`build(source_dir, out, cidrs=None, progress=None) -> BuildReport`, or as a child of its own:
-`python -m dnsd.atlas.build '{"sources": dir, "out": atlas dir, "cidrs": path or null}'` prints one line, the report as
-JSON, or `{"error": text, "faults": [[place, message], ...]}` with exit code 1; the old atlas then stays.
-
 Lives here: the order of the layers and how an origin is made of them. Does not live here: reading (`atlas.sources`),
 nesting (`atlas.flatten`), the file (`atlas.store`), the check (`atlas.check`).
 
@@ -15,10 +11,8 @@ are looked up in. What is worked out is worked out once for each distinct combin
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +25,7 @@ from numpy.typing import NDArray
 from dnsd.atlas import check, flatten, prefixes, sources, store
 from dnsd.atlas.flatten import Runs
 from dnsd.atlas.mmdb import Place
-from dnsd.atlas.prefixes import U32, U64, V4, V6, Family, SourceError
+from dnsd.atlas.prefixes import U32, U64, V4, V6, Family
 from dnsd.atlas.sources import Operator, SourceFile, Sources
 
 OPERATOR_FIELDS: Final = ("country", "position", "asn", "carrier", "provider", "tag")
@@ -266,23 +260,3 @@ def _names(found: Sources, asns: NDArray[Any]) -> dict[str, NDArray[Any]]:
     names = [found.as_names[asn].encode() for asn in numbers]
     return {"name_asn": np.array(numbers, np.uint32), "names": np.frombuffer(b"".join(names), np.uint8),
             "name_at": np.cumsum([0, *(len(name) for name in names)])}
-
-
-def main(arguments: Sequence[str]) -> int:
-    """The child: one JSON argument in, one JSON line out."""
-    try:
-        task = json.loads(arguments[0])
-        cidrs = task.get("cidrs")
-        report = build(Path(task["sources"]), Path(task["out"]), cidrs=Path(cidrs) if cidrs else None)
-    except SourceError as problem:
-        print(json.dumps({"error": "data files are at fault", "faults": problem.faults}))
-        return 1
-    except (check.CheckError, store.AtlasError, OSError, LookupError, TypeError, ValueError) as problem:
-        print(json.dumps({"error": f"{type(problem).__name__}: {problem}", "faults": []}))
-        return 1
-    print(json.dumps(asdict(report)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

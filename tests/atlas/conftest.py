@@ -23,15 +23,17 @@ class Bundled(NamedTuple):
 
 @pytest.fixture(scope="session")
 def bundled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Bundled:
-    """Built by the child process a daemon would start, so that its report tells the whole memory it took."""
+    """Built by the command, in a process of its own, so that its report tells the whole memory it took."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker_id == "master" else base.parent
     out, note = shared / "bundled-atlas", shared / "bundled-atlas.json"
     with (shared / "bundled-atlas.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not note.exists():
-            task = json.dumps({"sources": str(DATA), "out": str(out)})
-            done = subprocess.run([sys.executable, "-m", "dnsd.atlas.build", task], cwd=ROOT, capture_output=True,
-                                  text=True, check=True)
+            settings = shared / "bundled-atlas.toml"
+            settings.write_text(f'state = "{shared}"\n[data]\ndirectory = "{DATA}"\natlas = "{out}"\n')
+            done = subprocess.run(
+                [sys.executable, "-m", "dnsd", "data", "build", "--json", "-c", str(settings)], cwd=ROOT,
+                capture_output=True, text=True, check=True)
             note.write_text(done.stdout)
     return Bundled(out, json.loads(note.read_text()), store.open_atlas(out))

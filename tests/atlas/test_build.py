@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from ipaddress import ip_address, ip_network
@@ -159,20 +158,6 @@ def test_progress_only_grows(tmp_path: Path) -> None:
     assert [share for _, share in told] == sorted(share for _, share in told)
     assert told[0][1] == 0.0
     assert told[-1] == ("done", 1.0)
-
-
-def test_the_child(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = directory(tmp_path / "d")
-    task = {"sources": str(folder), "out": str(tmp_path / "a"), "cidrs": None}
-    assert build.main([json.dumps(task)]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["digest"] == f"{store.open_atlas(tmp_path / 'a').digest:016x}"
-    assert {source["role"] for source in report["sources"]} >= {"geo", "asn"}
-    (folder / "providers" / "long.txt").write_text("x\n")
-    assert build.main([json.dumps(task)]) == 1
-    assert json.loads(capsys.readouterr().out)["faults"] == [[f"{folder}/providers/long.txt:1", "'x' is no prefix"]]
-    assert build.main(["{"]) == 1
-    assert "JSONDecodeError" in json.loads(capsys.readouterr().out)["error"]
 
 
 @given(st.data())
