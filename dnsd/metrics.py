@@ -131,10 +131,9 @@ GAUGES: Final = frozenset({"dnsd_tcp_connections_open"})
 
 # --- the stats file ---------------------------------------------------------------------------------------------------
 
-HEAD_FIELDS: Final = ("pid", "epoch", "version", "node_seq", "started_ms", "starts", "beat_ms", "reserved")
 HEAD: Final = struct.Struct("<8Q")
 # pid, started_ms: of the present process; epoch, version, node_seq: the stamp it serves; starts: how often the slot was
-# started; beat_ms: CLOCK_MONOTONIC of its loop's last tick (a stuck worker stops beating)
+# started; beat_ms: CLOCK_MONOTONIC of its loop's last tick (a stuck worker stops beating); one is spare
 PID, EPOCH, VERSION, NODE_SEQ, STARTED_MS, STARTS, BEAT_MS = range(7)
 REGION: Final = (HEAD.size + 8 * SLOTS + 63) & ~63
 
@@ -154,14 +153,6 @@ def counters(stats: memoryview, worker: int) -> memoryview:
 def workers(stats: memoryview) -> int:
     """How many regions the mapped file holds."""
     return len(stats) // REGION
-
-
-def totals(stats: memoryview) -> list[int]:
-    """Every slot summed over the workers."""
-    sums = [0] * SLOTS
-    for worker in range(workers(stats)):
-        sums = [a + b for a, b in zip(sums, counters(stats, worker), strict=True)]
-    return sums
 
 
 def exposition(stats: memoryview) -> Iterator[str]:
