@@ -29,6 +29,11 @@ class Reply:
     body: Any
     etag: str | None
 
+    def faults(self) -> list[model.Fault]:
+        """What a problem+json says is wrong, each with its place; none in any other answer."""
+        told = self.body.get("faults") if isinstance(self.body, dict) else None
+        return [model.Fault(str(fault.get("pointer", "")), str(fault.get("message", ""))) for fault in told or ()]
+
 
 @dataclass(frozen=True, slots=True)
 class Admin:
@@ -124,10 +129,9 @@ def _refusal(reply: Reply, what: str) -> Failure:
     problem = reply.body if isinstance(reply.body, dict) else {}
     title = problem.get("title") or f"HTTP {reply.status}"
     detail = problem.get("detail")
-    faults = [model.Fault(str(f.get("pointer", "")), str(f.get("message", ""))) for f in problem.get("faults") or ()]
     if reply.status == 401:
         detail = detail or "give a token with --token or DNSD_TOKEN, or run as the user who owns the state directory"
     code = Exit.PRECONDITION if reply.status in _PRECONDITIONS else Exit.FAILED
     if reply.status == 503 and not problem:
         code = Exit.UNREACHABLE
-    return Failure(code, f"{what}: {title}" + (f": {detail}" if detail and detail != title else ""), faults)
+    return Failure(code, f"{what}: {title}" + (f": {detail}" if detail and detail != title else ""), reply.faults())

@@ -1,7 +1,6 @@
 """The verbs on a node as a whole: serve, check, status, reload, drain, version.
 
-Lives here: what each does and prints. Does not live here: the doing (`supervisor`, `config`,
-`control.zonefile`, the API).
+Lives here: what each does and prints. Does not live here: the doing (`supervisor`, `config`, `control.zones`, the API).
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def reload(session: Session) -> None:
     """Have the daemon read its zone files again; a bad one leaves what was served."""
     reply = session.admin().ask("POST", "/v1/reload")
     body = reply.body if isinstance(reply.body, dict) else {}
-    faults = [model.Fault(str(f.get("pointer", "")), str(f.get("message", ""))) for f in body.get("faults") or ()]
+    faults = reply.faults()
     if faults:
         raise Failure(Exit.CONFIG_INVALID, "nothing was changed", faults)
     if reply.status >= 300:
@@ -103,15 +102,9 @@ def version(session: Session) -> None:
 
 def zone_faults(config: Config) -> list[model.Fault]:
     """Everything wrong with the zone files of the settings; a daemon with none of it starts."""
-    from dnsd.control import zonefile
+    from dnsd.control.zones import Zones
 
-    faults: list[model.Fault] = []
-    for zone in config.zones:
-        try:
-            zonefile.read(zone.file, zone.name)
-        except zonefile.ZoneFault as error:
-            faults += error.faults
-    return faults
+    return Zones([(zone.name, zone.file) for zone in config.zones]).read()[1]
 
 
 def _holder(state: Path) -> int | None:
