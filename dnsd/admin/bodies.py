@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from dnsd.registry.models import Endpoint, Id, Model, Override, Renewal, Role, Service, Site
+from dnsd.registry.values import Durability
 
-Durability = Literal["fsync", "aof", "unknown"]
 Key = Annotated[str, Field(max_length=400)]
 
 
