@@ -141,8 +141,9 @@ def test_a_bad_variable_is_named(
     "DNSD_CONFIG", "DNSD_URL", "DNSD_TOKEN", "DNSD_ENGINE", "DNSD_SERVICE_HOST", "DNSD_SERVICE_PORT_DNS", "DNSD_PORT",
     "DNSD_PORT_53_UDP_ADDR"])
 def test_other_variables_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = config.load(write(tmp_path, ""))
     monkeypatch.setenv(name, "tcp://10.0.0.1:53")
-    config.load(write(tmp_path, ""))
+    assert config.load(write(tmp_path, "")) == before
 
 
 def test_faults_of_file_and_variables_come_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

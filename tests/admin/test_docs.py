@@ -67,5 +67,5 @@ def test_the_problem_that_is_shown_is_one() -> None:
     from dnsd.admin import bodies
 
     shown = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    bodies.ProblemBody.model_validate_json(shown[0])
-    bodies.Granted.model_validate_json(shown[1])
+    assert bodies.ProblemBody.model_validate_json(shown[0]).faults
+    assert bodies.Granted.model_validate_json(shown[1]).endpoints

@@ -111,7 +111,7 @@ def test_far_levels_are_the_mean_of_all_that_are_alike_near(atlas: Path) -> None
     assert row_of
 
 
-def naive_runs(atlas: store.Atlas, table: tablefile.Table) -> None:
+def check_runs(atlas: store.Atlas, table: tablefile.Table) -> None:
     """Runs adjoin, start at 0 and always differ; no row is unused or twice."""
     assert table.starts4[0] == 0
     assert table.starts6[0] == 0
@@ -130,7 +130,7 @@ def naive_runs(atlas: store.Atlas, table: tablefile.Table) -> None:
 @pytest.mark.parametrize("sites", [[], [EUROPE], [EUROPE, ASIA, AMERICA], [EUROPE, EUROPE]], ids=len)
 def test_runs_and_rows(atlas: Path, sites: list[SiteSpec]) -> None:
     opened = store.open_atlas(atlas)
-    naive_runs(opened, derive.make(opened, sites))
+    check_runs(opened, derive.make(opened, sites))
 
 
 def test_without_sites_only_known_and_unknown_differ(atlas: Path) -> None:
@@ -200,7 +200,7 @@ def test_bundled_scopes_stay_wide(cloud: tuple[MapTable, derive.MapReport, Path]
     assert eight[0] < 1_150_000
     assert eight[1] < 220_000
     assert cloud[1].blocks4 < 1_300_000
-    naive_runs(bundled.atlas, tablefile.read(cloud[2])[1])
+    check_runs(bundled.atlas, tablefile.read(cloud[2])[1])
 
 
 def clients() -> list[str]:
