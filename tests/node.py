@@ -18,8 +18,8 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -221,6 +221,18 @@ class Node:
     def tail(self, size: int = 6000) -> str:
         """The end of its log."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-size:] if self.log.exists() else ""
+
+
+@contextmanager
+def serving(config: Path, fleet: Mapping[str, Any]) -> Iterator[Node]:
+    """A node with these settings and this fleet, gone afterwards."""
+    node = Node(config)
+    try:
+        node.start()
+        node.apply(fleet)
+        yield node
+    finally:
+        node.stop()
 
 
 def _command_line(pid: int) -> str:

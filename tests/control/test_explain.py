@@ -13,25 +13,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from dnsd.atlas import build
 from dnsd.control import explain, reply
 from dnsd.control.explain import Explainer
 from dnsd.control.maps import Maps
 from dnsd.dns import names
-from tests.atlas import samples
 from tests.control.fleet_samples import SERVICE, endpoint, override, service, site
 from tests.control.rig import ZONE, Rig, zone
 
 pytestmark = pytest.mark.asyncio
 EXTRA = ZONE + "alias CNAME api\nsub NS ns1\n*.wild TXT hello\nmx MX 10 static\n"
 FENCED, FIRST, ENDED = "fenced.example.com", "first.example.com", "ended.example.com"
-
-
-@pytest.fixture(scope="module")
-def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    build.build(samples.directory(folder / "data"), folder / "atlas")
-    return folder / "atlas"
 
 
 class Node:

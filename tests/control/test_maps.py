@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from dnsd.atlas import build, derive
+from dnsd.atlas import derive
 from dnsd.control import mapplan
 from dnsd.control import maps as maps_module
 from dnsd.control.mapplan import LINGER_MS, Seen
 from dnsd.control.maps import KEEP_S, Maps, open_table, opened
 from dnsd.image import layout
 from dnsd.registry.models import Model
-from tests.atlas import samples
 from tests.control.fleet_samples import NOW, SERVICE, endpoint, fleet, service, site
 from tests.control.rig import Rig
 
@@ -97,13 +96,6 @@ def test_a_table_is_named_by_all_that_goes_into_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(mapplan.distance, "MS_PER_KM", 0.01)
     others.add(mapplan.file_name(7, [BERLIN, TOKYO]))
     assert len(others | {name}) == 6
-
-
-@pytest.fixture(scope="module")
-def atlas(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    build.build(samples.directory(folder / "data"), folder / "atlas")
-    return folder / "atlas"
 
 
 class Node:

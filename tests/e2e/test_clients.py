@@ -14,7 +14,7 @@ import dns.message
 import dns.rcode
 import pytest
 
-from tests.node import Node, free_port, until, write_config
+from tests.node import Node, free_port, serving, until, write_config
 
 ZONE = """\
 $TTL 300
@@ -35,13 +35,9 @@ FLEET = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, atlas_home: Path) -> Iterator[Node]:
     """A node with a small zone and one service."""
-    node = Node(write_config(tmp_path_factory.mktemp("clients"), atlas_home, zones={"demo.example": ZONE}))
-    try:
-        node.start()
-        node.apply(FLEET)
+    config = write_config(tmp_path_factory.mktemp("clients"), atlas_home, zones={"demo.example": ZONE})
+    with serving(config, FLEET) as node:
         yield node
-    finally:
-        node.stop()
 
 
 def test_ipv6(server: Node) -> None:

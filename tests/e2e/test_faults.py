@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.prober import Prober, by_worker
-from tests.node import ROOT, Node, until, write_config
+from tests.node import ROOT, Node, serving, until, write_config
 from tests.oracle.ask import Question
 
 ZONE = "$TTL 300\n@ SOA ns1 hostmaster 1 7200 900 1209600 60\n@ NS ns1\nns1 A 127.0.0.1\nstatic A 192.0.2.81\n"
@@ -33,13 +33,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, atlas_home: Path) -> Iterat
     """A node with two workers and a store of its own."""
     config = write_config(tmp_path_factory.mktemp("faults"), atlas_home, zones={"demo.example": ZONE},
                           more="drain_seconds = 1")
-    node = Node(config)
-    try:
-        node.start()
-        node.apply(FLEET)
+    with serving(config, FLEET) as node:
         yield node
-    finally:
-        node.stop()
 
 
 def test_a_killed_worker_is_back_within_a_second_and_its_sibling_loses_nothing(server: Node) -> None:

@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from tests.e2e.prober import Prober
-from tests.node import Node, free_port, until, write_config
+from tests.node import Node, free_port, serving, until, write_config
 from tests.oracle.ask import Question
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -92,14 +92,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def server(tmp_path: Path, atlas_home: Path, store: Store) -> Iterator[Node]:
     """A node on that store, its fleet applied."""
-    node = Node(write_config(tmp_path / "node", atlas_home, zones={"demo.example": ZONE}, redis=store.url,
-                             more="drain_seconds = 0"))
-    try:
-        node.start()
-        node.apply(FLEET)
+    config = write_config(tmp_path / "node", atlas_home, zones={"demo.example": ZONE}, redis=store.url,
+                          more="drain_seconds = 0")
+    with serving(config, FLEET) as node:
         yield node
-    finally:
-        node.stop()
 
 
 def test_store_away_and_back_then_all_started_without_it(server: Node, store: Store) -> None:
