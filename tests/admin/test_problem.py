@@ -130,6 +130,7 @@ async def test_what_the_table_does_not_know(api: Api, method: str, path: str, st
     ("page_size=1_0", {"?page_size"}),
     ("page_size=1.5", {"?page_size"}),
     ("page_token=%21", {"?page_token"}),
+    ("page_token=%E2%82%AC", {"?page_token"}),
     ("page_token=" + "A" * 1001, {"?page_token"}),
 ])
 @pytest.mark.asyncio
