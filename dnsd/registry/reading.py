@@ -21,6 +21,8 @@ from dnsd.registry.values import Loaded, Position, Stored
 
 BREATH: Final = 500  # values validated (about 10 µs each) before the event loop is given a turn
 MESSAGE: Final = 300
+EPOCH_END: Final = 2**63
+VERSION_END: Final = 2**53  # the scripts count in Lua's numbers
 A, AAAA = 1, 2
 
 
@@ -29,10 +31,16 @@ class Corrupt(ValueError):
 
 
 def position(reply: list[bytes | None]) -> Position | None:
-    """`HMGET meta epoch version chain` as a position; None when the store holds no history."""
+    """`HMGET meta epoch version chain` as a position; None when the store holds no history. Raises ValueError.
+
+    A number out of its bounds must not pass: it would be served as a version nothing true can follow.
+    """
     epoch, version, chain = reply
     if epoch is None or version is None or chain is None:
         return None
+    for name, text, bound in (("epoch", epoch, EPOCH_END), ("version", version, VERSION_END)):
+        if not text.isdigit() or len(text) > len(str(bound)) or int(text) >= bound:
+            raise ValueError(f"{name} {text[:40]!r}")
     return Position(int(epoch), int(version), cursor(int(version), chain.decode()), chain.decode())
 
 

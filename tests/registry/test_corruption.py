@@ -55,6 +55,24 @@ async def test_a_deadline_that_is_none(registry: Registry, raw: Redis, score: st
     assert await registry.list(Kind.LEASE) == ([], "")
 
 
+@pytest.mark.parametrize(("field", "text"), [
+    ("version", "abc"), ("version", "-5"), ("version", ""), ("version", "1_0"), ("version", "9" * 30),
+    ("version", "9" * 5000), ("version", str(2**53)), ("epoch", "-3"), ("epoch", "9" * 40), ("epoch", str(2**63)),
+    ("chain", b"\xff\xfe"),
+])
+async def test_a_position_that_cannot_be_is_refused(
+    registry: Registry, raw: Redis, field: str, text: str | bytes,
+) -> None:
+    before = await registry.position()
+    good = await raw.hget("dnsd:meta", field)
+    await raw.hset("dnsd:meta", field, text)
+    for call in (registry.position, registry.load):
+        with pytest.raises(errors.Unavailable, match="position cannot be read"):
+            await call()
+    await raw.hset("dnsd:meta", field, good)
+    assert await registry.position() == before
+
+
 async def test_a_value_under_another_key_is_corrupt(registry: Registry, raw: Redis) -> None:
     value = await raw.hget("dnsd:site", "fra")
     await raw.hset("dnsd:site", mapping={"ams": value, b"\xff": value})
