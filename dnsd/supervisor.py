@@ -210,9 +210,12 @@ class Supervisor:
         child.start(now)
 
     def _give_up_sockets(self, slot: int) -> None:
-        """Let the kernel give this slot's share of the queries to the others, until it has started without sockets."""
+        """Let the kernel give this slot's share of the queries to the others, until it has started without sockets.
+
+        The last sockets stay: what waits in them is answered by the next start, a closed port answers nobody.
+        """
         bound = self._bound[slot]
-        if bound:
+        if bound and sum(other is not None for other in self._bound) > 1:
             bound.close()
             self._bound[slot] = None
 

@@ -299,6 +299,20 @@ def test_a_slot_that_cannot_start_leaves_its_queries_to_the_others(rig: Any) -> 
     assert {one.ask() for _ in range(40)} == {"w0", "w1"}
 
 
+def test_when_every_slot_fails_the_port_stays_open(rig: Any) -> None:
+    one = rig(worker=BROKEN_SLOT_1.replace('settings["slot"] == 1 and ', ""))
+    (one.state / "broken").touch()
+    one.start(serving=False)
+    until(lambda: all(one.said().count(f"worker {slot} ended") >= 3 for slot in (0, 1)), 10, "both failed")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect(("127.0.0.1", one.port))
+        client.settimeout(20)
+        client.send(samples.query("www.demo.example"))
+        (one.state / "broken").unlink()
+        assert client.recv(4096), "asked while nobody ran"
+    until(lambda: "all workers serve" in one.said(), 20, f"back: {one.said()}")
+
+
 def test_a_stuck_worker_is_replaced(rig: Any) -> None:
     one = rig(constants={"HANG_SECONDS": 2.5})
     one.start()
