@@ -33,11 +33,15 @@ class Feed:
 
 
 class Feeds:
-    """All worker slots. `remap` gives the frame that tells a worker that was behind to read the files."""
+    """All worker slots. `remap` gives the frame that tells a worker that was behind to read the files.
+
+    `bare` is set when a worker says that it has found no image it can read (it acknowledges epoch 0).
+    """
 
     def __init__(self, sockets: Sequence[socket.socket], remap: Callable[[], bytes]) -> None:
         self.feeds = [Feed(slot, sock) for slot, sock in enumerate(sockets)]
         self._remap = remap
+        self.bare = asyncio.Event()
         self._waiters: set[asyncio.Event] = set()
 
     def start(self) -> None:
@@ -131,7 +135,9 @@ class Feeds:
             with suppress(ValueError):
                 frame, _ = frames.decode(data)
                 if frame.kind == layout.F_ACK:
-                    feed.stamp = frame.stamp
+                    feed.stamp = frame.stamp if frame.stamp.epoch else None
+                    if not frame.stamp.epoch:
+                        self.bare.set()
         self.wake()
 
     def _lost(self, feed: Feed) -> None:

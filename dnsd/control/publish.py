@@ -35,6 +35,7 @@ COALESCE_S: Final = 0.05
 REWRITE_S: Final = 5.0
 REWRITE_SHARE: Final = 20  # a rewrite may take at most this part of the time between two
 RETRY_S: Final = 1.0
+MEND_S: Final = 1.0
 COLUMNS: Final = "map columns"
 _log = logging.getLogger("dnsd.control")
 
@@ -124,6 +125,7 @@ class Publisher:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._publisher())
             tasks.create_task(self._rewriter())
+            tasks.create_task(self._mender())
 
     async def _publisher(self) -> None:
         while True:
@@ -228,6 +230,26 @@ class Publisher:
                 self.live.counts.rewrites += 1
             self._rewrite_s = self.clock.monotonic()
         return self.clock.monotonic() - began
+
+    async def _mender(self) -> None:
+        """A worker that finds no image it can read has only us to turn to: its queries are lost until it has one."""
+        while True:
+            await self.feeds.bare.wait()
+            await self.clock.sleep(max(0.0, self._rewrite_s + MEND_S - self.clock.monotonic()))
+            self.feeds.bare.clear()
+            await self.mend()
+
+    async def mend(self) -> None:
+        """Put what is served in place again, if a worker lacks it and this process has made an image."""
+        if not self.live.counts.images or all(feed.stamp is not None for feed in self.feeds.feeds):
+            return
+        _log.error("a worker cannot read the image file: it is written anew")
+        try:
+            await self.rewrite()
+        except Exception as error:
+            self.live.counts.failures += 1
+            self._rewrite_s = self.clock.monotonic()
+            _log.error("the image file could not be written anew: %r", error)
 
     def _task(self, stamp: Stamp, services: list[ServiceView]) -> draft.Task:
         live = self.live

@@ -21,12 +21,14 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dnsd import metrics
 from dnsd.image import frames, layout
 from dnsd.image.reading import Image
+from dnsd.model import Stamp
 from dnsd.serve import mmsg
 from dnsd.serve.images import Images
 from dnsd.serve.stream import Door, Limits
@@ -38,6 +40,7 @@ LEAVE_SECONDS: Final = 3.0  # how long a draining worker waits for clients to ta
 BACKLOG: Final = 1024
 _SO_MEMINFO: Final = 55  # linux/socket.h; nine u32 counters, the last one the datagrams dropped
 _FEED_TURN: Final = 64
+NO_IMAGE: Final = Stamp(0, 0, 0)  # acknowledged by a worker that has found none it can read
 
 
 class Settings(NamedTuple):
@@ -194,6 +197,9 @@ class Worker:
         # A frame may have gone to our predecessor while its copy was not in the journal yet: look once more.
         if (ticks == 2 or self._images.image is None) and self._images.outdated() and self._images.load():
             self._unsent = True
+        if self._images.image is None:  # only control can mend the files
+            with suppress(OSError):
+                self._feed.send(frames.encode(layout.F_ACK, NO_IMAGE, NO_IMAGE))
         if self._unsent:
             self._changed()
 

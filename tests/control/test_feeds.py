@@ -98,6 +98,17 @@ async def test_acknowledgements(ends: Ends) -> None:
     assert [(s["slot"], s["version"], s["behind"]) for s in ends.feeds.status()] == [(0, 6, False), (1, 5, False)]
 
 
+async def test_a_worker_without_an_image_says_so(ends: Ends) -> None:
+    ends.ack(0, 1, 5, 0)
+    ends.ack(1, 1, 5, 0)
+    await turns()
+    assert (ends.feeds.reached(1, 5), ends.feeds.bare.is_set()) == (True, False)
+    ends.ack(1, 0, 0, 0)
+    await turns()
+    assert [f.stamp for f in ends.feeds.feeds] == [Stamp(1, 5, 0), None]
+    assert (ends.feeds.reached(1, 5), ends.feeds.bare.is_set()) == (False, True)
+
+
 async def test_waiting(ends: Ends) -> None:
     waiting = asyncio.create_task(ends.feeds.wait(lambda: ends.feeds.reached(1, 5), 5))
     ends.ack(0, 1, 5, 0)

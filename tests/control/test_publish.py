@@ -13,7 +13,7 @@ import pytest_asyncio
 from dnsd.compile import service as compile_service
 from dnsd.control import publish
 from dnsd.dns import names, types
-from dnsd.image import layout
+from dnsd.image import frames, layout
 from dnsd.model import MapView, RRset, Stamp
 from dnsd.serve.images import Images
 from tests.control.fleet_samples import SERVICE, endpoint, override, service, site
@@ -128,6 +128,32 @@ async def test_a_restarted_worker_reads_image_and_journal(make: Make) -> None:
     assert rig.workers[0].images.load()
     assert rig.workers[0].stamp == rig.publisher.live.stamp
     assert rig.workers[0].ask(SERVICE) == (0, [ADDRESS2])
+
+
+@pytest.mark.parametrize("damage", [b"", b"no image", None])
+@pytest.mark.parametrize("held", [False, True])
+async def test_an_image_file_that_is_spoilt_is_mended_for_a_worker_that_starts(
+    make: Make, damage: bytes | None, held: bool,
+) -> None:
+    rig = await make(service(), A1)
+    rig.put(A2.model_copy(update={"tier": 1}))
+    await rig.publish()
+    if held:
+        rig.publisher.hold()
+    rig.files.image.unlink()
+    if damage is not None:
+        rig.files.image.write_bytes(damage)
+    worker = rig.workers[0]
+    worker.images = Images(rig.state, worker.count)
+    assert not worker.images.load()
+    await rig.publisher.mend()
+    assert not worker.images.load(), "nobody has asked for it"
+    worker.sock.send(frames.encode(layout.F_ACK, Stamp(0, 0, 0), Stamp(0, 0, 0)))
+    await rig.settle()
+    await rig.publisher.mend()
+    assert worker.images.load()
+    assert worker.stamp == rig.publisher.live.stamp
+    assert worker.ask(SERVICE) == (0, [ADDRESS1])
 
 
 async def test_a_worker_that_was_away_catches_up_from_the_files(make: Make) -> None:

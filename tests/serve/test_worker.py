@@ -20,6 +20,7 @@ from dnsd import metrics, sockets
 from dnsd.image import frames, layout
 from dnsd.model import Stamp
 from dnsd.serve.stream import Limits
+from dnsd.serve.worker import NO_IMAGE
 from tests.node import until
 from tests.serve import samples
 from tests.serve.samples import FIRST
@@ -152,12 +153,13 @@ def test_a_burst_of_frames_is_followed_to_its_end(rig: Rig) -> None:
 def test_without_an_image_queries_wait_for_the_first(empty: Rig) -> None:
     process = empty.start()
     until(lambda: empty.head(metrics.PID) == process.pid, 10, "started")
+    assert empty.acknowledged() == NO_IMAGE, "control is told"
     empty.client.send(samples.query("api.demo.example"))
     assert not select.select([empty.client], [], [], 0.1)[0]
     samples.state(empty.state)
     empty.feed.send(frames.encode(layout.F_REMAP, FIRST, FIRST))
     assert samples.addresses(empty.client.recv(4096)) == ["198.51.100.1"]
-    assert empty.acknowledged() == FIRST
+    until(lambda: empty.acknowledged() == FIRST, 10, "acknowledged")
 
 
 def test_the_lifelines_end_is_its_end(rig: Rig) -> None:
