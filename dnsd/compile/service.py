@@ -21,12 +21,13 @@ def record(service: ServiceView, maps: Mapping[int, MapView]) -> bytes:
     policy = service.policy
     sites = maps[service.map_id].sites if service.map_id in maps else ()
     columns = {site: column for column, site in enumerate(sites)}
+    known = len(sites) if all(e.site in columns for e in service.live) else 0
     a = _rung([e.a for e in service.live], service.fallback_a, service.last_good_a)
     aaaa = _rung([e.aaaa for e in service.live], service.fallback_aaaa, service.last_good_aaaa)
     fallback_a = service.last_good_a if a is Ladder.LAST_GOOD else service.fallback_a
     fallback_aaaa = service.last_good_aaaa if aaaa is Ladder.LAST_GOOD else service.fallback_aaaa
     head = layout.RECORD.pack(
-        key=key_of(service.owner), flags=_flags(service, len(sites)), ttl=service.ttl, map=service.map_id,
+        key=key_of(service.owner), flags=_flags(service, known), ttl=service.ttl, map=service.map_id,
         band_ms=policy.band_ms, endpoints=len(service.live), fallback_a=len(fallback_a),
         fallback_aaaa=len(fallback_aaaa), take=policy.take, fence=policy.fence, split4=policy.split4,
         split6=policy.split6, ladder_a=a, ladder_aaaa=aaaa, reserved=0)
@@ -53,7 +54,8 @@ def _rung(live: list[bytes | None], fallback: tuple[bytes, ...], last_good: tupl
 
 def _flags(service: ServiceView, sites: int) -> int:
     policy = service.policy
-    # With one site in the map (not: one alive, for health never moves a scope) nobody is nearer to another.
+    # With one site in the map (not: one alive, for health never moves a scope) nobody is nearer to another; but one
+    # that the map lacks is farther than any.
     alike = sites == 1 and not policy.fence and not policy.unknown_fallback
     return (
         (layout.R_USES_CLIENT if policy.uses_client and not alike else 0)

@@ -9,8 +9,9 @@ import pytest
 from dnsd.compile.service import record
 from dnsd.image import layout
 from dnsd.image.record import Plan
+from dnsd.image.table import MapTable
 from dnsd.model import Fence, Ladder, MapView, Policy, ServiceView
-from tests.golden.world import endpoint, service
+from tests.golden.world import endpoint, service, table_bytes
 
 MAPS = {0: MapView(0, "all", ("s0", "s1")), 1: MapView(1, "one", ("s0",))}
 P = Policy()
@@ -46,6 +47,14 @@ def test_each_type_stands_on_the_first_rung_with_an_address(
 def test_whether_the_client_matters(policy: Policy, map_id: int, uses: bool) -> None:
     view = service("x", endpoint(1), policy=policy, map_id=map_id)
     assert Plan(record(view, MAPS)).uses_client is uses
+
+
+def test_a_site_that_the_only_map_lacks_stays_farthest() -> None:
+    """Else its endpoints would share with those of the known site, for clients everywhere, until the map is there."""
+    plan = Plan(record(service("x", endpoint(1), endpoint(2, "elsewhere"), map_id=1), MAPS))
+    assert plan.uses_client
+    table = MapTable(table_bytes(1, [[(0, 0)]], ((0, 0),)))
+    assert plan.groups(False, 0, table) == [[0], [1]]
 
 
 def test_columns_are_the_maps() -> None:
