@@ -15,11 +15,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from dnsd import disk
 from dnsd.admin import auth, fleet, leases, listening, look, objects, problem, tokens
 from dnsd.admin.call import Call, Control, Room, Route, parse_query
 from dnsd.admin.exposition import Meter
@@ -38,10 +40,14 @@ _log = logging.getLogger("dnsd.admin")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make(control: Control) -> web.Application:
-    """The application. It holds no connection of its own: everything is the control process's."""
+def make(control: Control, *, state: Path | None = None) -> web.Application:
+    """The application. It holds no connection of its own: everything is the control process's.
+
+    `state` is the node's state directory, whose token file opens the API while the store is away.
+    """
+    local = state / disk.TOKEN if state else None
     room = Room(
-        control, auth.Tokens(lambda: control.registry), Memory(), Meter(), ROUTES, Owners())
+        control, auth.Tokens(lambda: control.registry, local=local), Memory(), Meter(), ROUTES, Owners())
     app = web.Application(client_max_size=problem.BODY_MAX, middlewares=[_errors(room)])
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _bind(room, route), name=route.operation)

@@ -142,10 +142,11 @@ class Tokens:
     """Tokens as the registry has them, believed for FRESH_SECONDS; bounded, the longest unused are forgotten."""
 
     def __init__(
-        self, registry: Callable[[], Registry], *,
+        self, registry: Callable[[], Registry], *, local: Path | None = None,
         monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time,
     ) -> None:
         self._registry = registry
+        self._local = local
         self._monotonic = monotonic
         self._wall = wall
         self._known: OrderedDict[str, _Known] = OrderedDict()
@@ -185,7 +186,10 @@ class Tokens:
             away = error.status == HTTPStatus.SERVICE_UNAVAILABLE
             if away and known and known.caller and self._monotonic() - known.at < STALE_SECONDS:
                 return known
-            raise
+            local = self._from_file(token_id) if away else None
+            if local is None:
+                raise
+            return local
         finally:
             if known is not None:
                 known.asking = False
@@ -194,6 +198,20 @@ class Tokens:
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
         return fresh
+
+    def _from_file(self, token_id: str) -> _Known | None:
+        """The token of this node's own file, for whoever restarts a node to look at it while the store is away.
+
+        It may have been revoked since, but only this node's owner reads the file, and with no store nothing is written.
+        """
+        try:
+            text = self._local.read_text(encoding="ascii").strip() if self._local else ""
+        except (OSError, ValueError):
+            return None
+        match = _TEXT.fullmatch(text)
+        if match is None or match[1] != token_id:
+            return None
+        return _Known(digest(match[2]), Caller(token_id, Role.ADMIN), None, self._monotonic())
 
     async def _ask(self, token_id: str) -> _Known:
         at = self._monotonic()

@@ -192,8 +192,9 @@ class Process:
         if not self.settings.admin:
             return None
         sockets = [socket.socket(fileno=number) for number in self.settings.admin]
+        api = _room(API).make(self.control, state=self.settings.state)
         return await _room(LISTENING).start(
-            _room(API).make(self.control), sockets, certificate=self.settings.certificate, key=self.settings.key)
+            api, sockets, certificate=self.settings.certificate, key=self.settings.key)
 
     async def _first_token(self) -> None:
         """An admin token for every registry that has none, as soon as it can be asked; shown once."""

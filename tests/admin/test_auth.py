@@ -114,6 +114,21 @@ async def test_a_known_token_costs_no_question_and_a_revoked_one_ends_within_bou
 
 
 @pytest.mark.asyncio
+async def test_with_the_store_away_the_nodes_own_file_opens_the_api(tmp_path: Path) -> None:
+    registry, file = filled(), tmp_path / disk.TOKEN
+    known = auth.Tokens(lambda: registry, local=file, monotonic=Clock(), wall=Clock())
+    text, _ = auth.issue("admin")
+    registry.away = True
+    assert await status(known, f"Bearer {text}") == 503  # no file
+    file.write_text(text + "\n")
+    assert (await known.caller(f"Bearer {text}")).role is Role.ADMIN
+    assert await status(known, "Bearer dnsd_admin_" + "0" * 64) == 401
+    assert await status(known, f"Bearer {bearer('reader')}") == 503
+    registry.away = False
+    assert await status(known, f"Bearer {text}") == 401  # the registry knows no such token, and it is asked again
+
+
+@pytest.mark.asyncio
 async def test_with_the_store_away_known_tokens_hold_for_a_while_and_unknown_ones_are_503() -> None:
     registry, clock = filled(), Clock()
     known = tokens(registry, clock)
