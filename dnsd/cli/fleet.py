@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +41,8 @@ _COLUMNS = {
 }
 
 
-def crud(kind: str, what: str) -> typer.Typer:
-    """The app of one kind: list, get, put, delete."""
+def crud(kind: str, what: str, verbs: Sequence[str] = ("list", "get", "put", "delete")) -> typer.Typer:
+    """The app of one kind, with those of the common verbs that it has."""
     app = typer.Typer(no_args_is_help=True, help=what)
 
     def list_(session: Session, prefix: Prefix = "") -> None:
@@ -66,23 +67,17 @@ def crud(kind: str, what: str) -> typer.Typer:
         _print_one(session, admin.call("DELETE", path, etag=etag or _etag(admin, path)))
 
     for name, verb in (("list", list_), ("get", get), ("put", put), ("delete", delete)):
-        app.command(name)(command(verb))
+        if name in verbs:
+            app.command(name)(command(verb))
     return app
 
 
 sites = crud("sites", "data centres: where they are and whose")
 services = crud("services", "names whose addresses are chosen per client")
 endpoints = crud("endpoints", "addresses of a service at a site")
-leases = typer.Typer(no_args_is_help=True, help="an instance's right to be answered, for all its endpoints")
-overrides = typer.Typer(no_args_is_help=True, help="forced states that end by themselves")
-tokens = typer.Typer(no_args_is_help=True, help="who may call the admin API")
-
-
-@leases.command("list")
-@command
-def leases_list(session: Session, prefix: Prefix = "") -> None:
-    """All leases."""
-    _print_list(session, "leases", pages(session.admin(), "leases", prefix))
+leases = crud("leases", "an instance's right to be answered, for all its endpoints", ["list"])
+overrides = crud("overrides", "forced states that end by themselves", ["list"])
+tokens = crud("tokens", "who may call the admin API; secrets are not kept, so none is listed", ["list"])
 
 
 @leases.command("acquire")
@@ -115,13 +110,6 @@ def leases_release(
     _print_one(session, session.admin().call("DELETE", f"/v1/leases/{segment(lease)}", query={"fence": fence}))
 
 
-@overrides.command("list")
-@command
-def overrides_list(session: Session, prefix: Prefix = "") -> None:
-    """All forced states."""
-    _print_list(session, "overrides", pages(session.admin(), "overrides", prefix))
-
-
 @overrides.command("set")
 @command
 def overrides_set(
@@ -146,13 +134,6 @@ def overrides_clear(session: Session, target: Annotated[str, typer.Argument(help
     """End a forced state now."""
     admin, path = session.admin(), f"/v1/overrides/{segment(target)}"
     _print_one(session, admin.call("DELETE", path, etag=_etag(admin, path)))
-
-
-@tokens.command("list")
-@command
-def tokens_list(session: Session) -> None:
-    """All tokens; secrets are not kept, so none is shown."""
-    _print_list(session, "tokens", pages(session.admin(), "tokens"))
 
 
 @tokens.command("create")
