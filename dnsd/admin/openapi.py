@@ -60,8 +60,8 @@ def _operation(route: Route, path: str, refs: Any) -> dict[str, Any]:
     parameters += [query.schema() for query in route.query]
     if route.conditional:
         parameters += [
-            {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
-            for name, text in _HEADERS.items() if route.method == "PUT" or name == "If-Match"]
+            {"name": name, "in": "header", "required": False, "description": meaning, "schema": text}
+            for name, meaning in _HEADERS.items() if route.method == "PUT" or name == "If-Match"]
     operation: dict[str, Any] = {
         "operationId": route.operation, "summary": route.summary, "parameters": parameters,
         "responses": _responses(route, refs),
