@@ -22,6 +22,7 @@ STATS: Final = "stats"
 LOCK: Final = "lock"
 TOKEN: Final = "admin.token"  # noqa: S105 - a file's name
 MAX_FILE: Final = 4 * 1024**3
+READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would hold up whoever opens it
 
 
 def replace(path: Path, *parts: bytes | bytearray | memoryview, mode: int = 0o600) -> None:
@@ -50,7 +51,7 @@ def replace(path: Path, *parts: bytes | bytearray | memoryview, mode: int = 0o60
 def read(path: Path, limit: int = MAX_FILE) -> bytes | None:
     """A regular file's content; None when there is none. OSError for a link, another kind of file, or one too large."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, READ)
     except FileNotFoundError:
         return None
     with open(descriptor, "rb") as file:
@@ -61,10 +62,13 @@ def read(path: Path, limit: int = MAX_FILE) -> bytes | None:
 
 
 def mapped(path: Path) -> memoryview:
-    """A file's octets, shared with every process that maps it; empty for an empty file. OSError for a link or none."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """A file's octets, shared with every process that maps it; empty for an empty file. OSError for anything else."""
+    descriptor = os.open(path, READ)
     try:
-        size = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path} is no file")
+        size = status.st_size
         return memoryview(mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else b"")
     finally:
         os.close(descriptor)

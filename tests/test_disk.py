@@ -77,6 +77,14 @@ def test_what_can_be_read(tmp_path: Path) -> None:
     assert bytes(disk.mapped(path)) == b""
 
 
+def test_a_fifo_or_a_directory_is_no_file_and_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", tmp_path):
+        for call in (disk.read, disk.mapped):
+            with pytest.raises(OSError, match=r"no file|directory"):
+                call(path)
+
+
 def test_a_mapping_stays_what_it_was(tmp_path: Path) -> None:
     path = tmp_path / "f"
     disk.replace(path, b"one")
