@@ -243,13 +243,13 @@ class Publisher:
         """Put what is served in place again, if a worker lacks it and this process has made an image."""
         if not self.live.counts.images or all(feed.stamp is not None for feed in self.feeds.feeds):
             return
-        _log.error("a worker cannot read the image file: it is written anew")
         try:
             await self.rewrite()
+            _log.error("a worker could not read the image file: it is written anew")
         except Exception as error:
             self.live.counts.failures += 1
-            self._rewrite_s = self.clock.monotonic()
-            _log.error("the image file could not be written anew: %r", error)
+            self._rewrite_s = self.clock.monotonic() + REWRITE_S
+            _log.error("a worker cannot read the image file, nor could it be written anew: %r", error)
 
     def _task(self, stamp: Stamp, services: list[ServiceView]) -> draft.Task:
         live = self.live
