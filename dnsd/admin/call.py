@@ -172,6 +172,8 @@ class Call:
                 return await self.request.read()
         except TimeoutError:
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, "body-too-slow") from None
+        except ConnectionError:
+            raise Problem(HTTPStatus.BAD_REQUEST, "body-cut", "the client left before the body was whole") from None
 
 
 def parse_query(route: Route, request: web.Request) -> Mapping[str, Any]:

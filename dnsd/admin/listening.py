@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import resource
 import socket
 import ssl
@@ -19,12 +20,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from aiohttp import web
+from aiohttp import http_exceptions, web
 
 KEEPALIVE_SECONDS: Final = 75.0
 UNREAD_MS: Final = 30_000
 CONNECTIONS_MAX: Final = 4096
 DESCRIPTORS_SPARED: Final = 256
+_log = logging.getLogger("dnsd.admin.http")
 
 
 async def start(
@@ -50,7 +52,8 @@ async def start(
             server.close()
 
     app.on_shutdown.append(stop)
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, handle_signals=False)
+    runner = web.AppRunner(
+        app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, handle_signals=False, logger=_log)
     await runner.setup()
     for sock in sockets:
         listening.append(await _listen(runner, sock, None if sock in plain else tls))
@@ -82,6 +85,15 @@ def connections_max() -> int:
     if soft == resource.RLIM_INFINITY:
         return CONNECTIONS_MAX
     return max(16, min(CONNECTIONS_MAX, soft - DESCRIPTORS_SPARED))
+
+
+def _ours(record: logging.LogRecord) -> bool:
+    """Whether the log is to have it: a head that is no HTTP gets its 400, and could fill a disk with tracebacks."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, http_exceptions.HttpProcessingError)
+
+
+_log.addFilter(_ours)
 
 
 class _Refused(asyncio.Protocol):

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dnsd.admin import app, listening
+from tests.admin.conftest import bearer
 from tests.admin.fake import FakeControl, filled
 
 
@@ -100,6 +101,30 @@ async def test_a_unix_socket_is_this_machine(tmp_path: Path) -> None:
         async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as response:
             assert response.status == 200
         await runner.cleanup()
+
+
+@pytest.mark.parametrize(("sent", "answered"), [
+    (b"\x16\x03\x01nothing\r\n\r\n", b" 400 "),
+    (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n", b" 400 "),
+    (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", b" 400 "),
+    (b"POST /v1/leases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %b\r\nContent-Length: 9\r\n\r\n{", b""),
+])
+@pytest.mark.asyncio
+async def test_what_a_client_breaks_is_no_traceback(
+    listener: socket.socket, caplog: pytest.LogCaptureFixture, sent: bytes, answered: bytes,
+) -> None:
+    runner = await listening.start(make(), [listener])
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    writer.write(sent.replace(b"%b", bearer("root").encode()))
+    if answered:
+        assert answered in await reader.readline()
+    else:
+        await asyncio.sleep(0.05)  # until it is being read
+    writer.transport.abort()
+    while runner.server is not None and runner.server.connections:
+        await asyncio.sleep(0.01)
+    await runner.cleanup()
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.asyncio
