@@ -41,9 +41,10 @@ def check(session: Session) -> None:
     config = session.config()
     faults = zone_faults(config)
     if faults:
-        raise Failure(Exit.CONFIG_INVALID, f"{len(faults)} faults", faults)
-    found = {"settings": str(session.config_path), "zones": [zone.name for zone in config.zones]}
-    show(found, as_json=session.as_json, human=lambda _: f"{session.config_path}: good, {len(config.zones)} zones")
+        raise Failure(Exit.CONFIG_INVALID, "a zone is not usable", faults)
+    zones = [zone.name for zone in config.zones]
+    text = f"{session.config_path}: good; zones: {', '.join(zones) or 'none'}"
+    show({"settings": str(session.config_path), "zones": zones}, as_json=session.as_json, human=lambda _: text)
 
 
 @command
