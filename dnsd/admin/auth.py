@@ -205,7 +205,7 @@ class Tokens:
         It may have been revoked since, but only this node's owner reads the file, and with no store nothing is written.
         """
         try:
-            text = self._local.read_text(encoding="ascii").strip() if self._local else ""
+            text = ((disk.read(self._local) if self._local else None) or b"").decode("ascii").strip()
         except (OSError, ValueError):
             return None
         match = _TEXT.fullmatch(text)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from dnsd.config import Config
 
 DEFAULT_CONFIG = Path("/etc/dnsd/dnsd.toml")
-TOKEN_MAX = 4096
 
 _SHARED: dict[str, tuple[Any, Any]] = {
     "config": (
@@ -108,7 +107,7 @@ def _own_url(config: Config) -> str:
 def _stored_token(state: Path) -> str | None:
     """The first admin token, which the daemon left for those who may read its state directory."""
     try:
-        text = disk.read(state / disk.TOKEN, TOKEN_MAX)
+        text = disk.read(state / disk.TOKEN)
     except OSError:
         return None
     return (text or b"").decode("ascii", "replace").strip() or None
