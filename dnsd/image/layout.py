@@ -67,7 +67,7 @@ IMAGE_MAGIC: Final = b"DNSDIMG\0"
 HEADER: Final = Flat(
     "8s magic", "u32 layout", "u32 sections", "u64 epoch", "u64 version", "u64 node_seq", "u64 made_ms",
     "u64 size", "u32 crc", "u32 depth",
-)  # crc: of everything behind the header; depth: labels of the deepest name, root not counted
+)  # crc: of the whole file, itself counted as zero; depth: labels of the deepest name, root not counted
 SECTION: Final = Flat("u32 kind", "u32 count", "u64 offset", "u64 size")
 
 S_ZONES: Final = 1
@@ -178,7 +178,7 @@ FRAME_MAGIC: Final = 0x46_44_4E_44
 FRAME: Final = Flat(
     "u32 magic", "u16 kind", "u16 count", "u64 epoch", "u64 version", "u64 node_seq", "u64 from_version",
     "u64 from_node_seq", "u32 size", "u32 crc",
-)  # size: bytes behind the FRAME; crc: of those. from_*: the stamp it must be applied to, within one epoch
+)  # size: bytes behind the FRAME; crc: of all but itself. from_*: the stamp it must be applied to, within one epoch
 ITEM: Final = Flat("u32 index", "u32 size")
 F_RECORDS: Final = 1  # items: record index -> bytes
 F_MAP: Final = 2      # items: map id -> table file name

@@ -120,7 +120,7 @@ class Image:
         """The record's plan, unfolded at first use."""
         plan = self._plans[index]
         if plan is None:
-            plan = self._plans[index] = Plan(self.record(index))
+            plan = self._plans[index] = Plan(self.record(index), len(self._plans))
         return plan
 
     def record(self, index: int) -> bytes:
@@ -139,7 +139,7 @@ class Image:
     def apply(self, items: list[tuple[int, bytes]], stamp: Stamp) -> None:
         """Replace records; all of them are read first, so a bad one changes nothing (ImageError)."""
         try:
-            plans = [(index, data, Plan(data)) for index, data in items]
+            plans = [(index, data, Plan(data, len(self._plans))) for index, data in items]
             if any(index >= len(self._plans) for index, _ in items):
                 raise IndexError("no such record")
         except (IndexError, ValueError, StructError) as error:

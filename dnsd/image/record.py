@@ -19,8 +19,11 @@ from dnsd.image.table import MapTable
 from dnsd.model import Ladder
 from dnsd.steer import draw, rank
 
-MEMO: Final = 32768
-"""Top groups remembered per record and type; a full memo is emptied, which costs a ranking each (some µs)."""
+MEMO: Final = 131072
+"""Orders all of an image's records remember together, about 100 octets each; a record's share is its part of that, but
+at least `MEMO_LEAST`. A full memo is emptied, which costs a ranking each (some µs)."""
+
+MEMO_LEAST: Final = 16
 
 V6_BLOCK: Final = 1 << 62
 """Set in the draw's block of IPv6 clients, so that 10.0.0.0/24 and an IPv6 block do not share draws."""
@@ -34,12 +37,13 @@ class Plan:
     """
 
     __slots__ = (
-        "_groups_a", "_groups_aaaa", "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a", "first_aaaa",
-        "flags", "key", "keys", "ladder_a", "ladder_aaaa", "map_id", "plain_a", "plain_aaaa", "rrs_a", "rrs_aaaa",
-        "rules", "split4", "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client", "weights",
+        "_groups_a", "_groups_aaaa", "_memo", "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a",
+        "first_aaaa", "flags", "key", "keys", "ladder_a", "ladder_aaaa", "map_id", "plain_a", "plain_aaaa", "rrs_a",
+        "rrs_aaaa", "rules", "split4", "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client", "weights",
     )
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: bytes | memoryview, records: int = 1) -> None:
+        """Unfold a record's bytes; ValueError where they are none. `records`: how many share the memory for memos."""
         self.key: int
         self.split4: int
         self.split6: int
@@ -69,6 +73,7 @@ class Plan:
         self.rrs_aaaa = [_rr(28, self.ttl, c.aaaa) if c.aaaa else b"" for c in self.candidates]
         self.first_a = _first_tier([(i, c) for i, c in enumerate(self.candidates) if c.a])
         self.first_aaaa = _first_tier([(i, c) for i, c in enumerate(self.candidates) if c.aaaa])
+        self._memo = max(MEMO_LEAST, MEMO // records)
         self.tops_a: dict[int, tuple[int, ...]]
         self.tops_aaaa: dict[int, tuple[int, ...]]
         self._groups_a: dict[int, list[list[int]]]
@@ -107,7 +112,7 @@ class Plan:
                     elif score == best:
                         group.append(number)
             found = tuple(group)
-        if len(tops) >= MEMO:
+        if len(tops) >= self._memo:
             tops.clear()
         tops[row] = found
         return found
@@ -126,7 +131,7 @@ class Plan:
         found = memo.get(row)
         if found is None:
             judged = self.judge(v6, row, table)
-            if len(memo) >= MEMO:
+            if len(memo) >= self._memo:
                 memo.clear()
             found = memo[row] = [] if judged is None else rank.groups(judged)
         return found

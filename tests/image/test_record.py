@@ -186,10 +186,10 @@ def test_windows_last_a_ttl_and_sticky_ones_for_ever() -> None:
 
 
 def test_a_full_memo_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MEMO", 3)
+    monkeypatch.setattr(records, "MEMO_LEAST", 3)
     table = table_of(*([(n, 0), (0, 0), (5, 0), (5, 0)] for n in range(10)))
     fresh = [Plan(record(FULL, MAPS)).groups(False, row, table) for row in range(11)]
-    plan = Plan(record(FULL, MAPS))
+    plan = Plan(record(FULL, MAPS), records.MEMO)
     for row in [*range(11), *range(11)]:
         assert list(plan.top(False, row, table)) == fresh[row][0]
         assert plan.groups(False, row, table) == fresh[row]
