@@ -84,7 +84,8 @@ class Site(Model):
     provider: Tag | None = None
     carriers: tuple[Tag, ...] = ()
     asns: tuple[Annotated[int, Field(ge=1, le=4294967295)], ...] = ()
-    capacity: int | None = Field(default=None, ge=1, description="units of load the site can carry; kept with the site, no policy uses it yet")
+    capacity: int | None = Field(
+        default=None, ge=1, description="units of load the site can carry; kept with it, no policy uses it yet")
 
 
 class Preset(StrEnum):
