@@ -190,6 +190,7 @@ async def test_no_key_of_any_content_crashes_a_reader(registry: Registry, raw: R
             with contextlib.suppress(errors.RegistryError, errors.Gap):
                 await call
         await raw.rename("kept", key)
+    assert (await registry.load()).sites["fra"] == s.site("fra")  # and with its keys back it is what it was
 
 
 async def test_values_are_plain_json(registry: Registry, raw: Redis) -> None:
