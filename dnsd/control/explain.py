@@ -28,7 +28,7 @@ from dnsd.dns import names, types, wire
 from dnsd.image import layout
 from dnsd.image.reading import KEY_CNAME, Entry, Image, Node
 from dnsd.image.record import Plan
-from dnsd.model import Ladder, Match
+from dnsd.model import Fence, Ladder, Match
 from dnsd.steer import draw, rank
 from dnsd.steer.row import ROW_UNKNOWN
 
@@ -258,7 +258,8 @@ class _Reasons(NamedTuple):
     def all(self, candidates: list[dict[str, Any]], refused: str) -> dict[str, str]:
         """A sentence for each thing that was decided."""
         found = {
-            "client": self._row(), "choice": self._choice(candidates), "scope": self._scope(), "ttl": self._ttl(),
+            "client": self._row(), "choice": self._choice(candidates), "fence": self._fence(candidates),
+            "scope": self._scope(), "ttl": self._ttl(),
             "refused": f"a newer record failed the self-check: {refused}" if refused else ""}
         return {what: sentence for what, sentence in found.items() if sentence}
 
@@ -282,6 +283,12 @@ class _Reasons(NamedTuple):
         by = f"drawn among {equals} equals by cost" if equals > len(answered) else "first by tier, band and score"
         who = f"{best['endpoint']} at {best['site']}"
         return f"{who} is {best['ms']} ms over the best site, score {best['score']}; {by}"
+
+    def _fence(self, candidates: list[dict[str, Any]]) -> str:
+        fence = Fence(self.plan.rules.fence).name.lower()
+        if fence == "none" or not candidates or any(fence in c["match"] for c in candidates):
+            return ""
+        return f"no endpoint is in the client's {fence} and no fallback is declared, so the fence is passed over"
 
     def _scope(self) -> str:
         if self.question.subnet is None:

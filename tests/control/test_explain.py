@@ -23,6 +23,7 @@ from tests.control.rig import ZONE, Rig, zone
 pytestmark = pytest.mark.asyncio
 EXTRA = ZONE + "alias CNAME api\nsub NS ns1\n*.wild TXT hello\nmx MX 10 static\n"
 FENCED, FIRST, ENDED = "fenced.example.com", "first.example.com", "ended.example.com"
+LOOSE = "loose.example.com"
 
 
 class Node:
@@ -64,6 +65,7 @@ async def node(tmp_path: Path, atlas: Path) -> AsyncIterator[Node]:
         endpoint("w", "192.0.2.9", site="paris", service="*.wild2.example.com"),
         service(FENCED, policy={"fence": "country"}, fallback={"a": ["203.0.113.1"]}),
         endpoint("f", "192.0.2.10", site="berlin", service=FENCED),
+        service(LOOSE, policy={"fence": "country"}), endpoint("l", "192.0.2.14", site="berlin", service=LOOSE),
         service(FIRST, policy={"preset": "weighted", "split4": 20, "split6": 40}),
         endpoint("w1", "192.0.2.11", site="berlin", service=FIRST),
         endpoint("w2", "192.0.2.12", site="tokyo", service=FIRST),
@@ -145,6 +147,10 @@ async def test_rungs_and_fences(node: Node) -> None:
     assert "fallback" in told["why"]["choice"]
     told = node.explain(FENCED, subnet="10.0.0.0/24")
     assert told["candidates"][0]["match"] == ["country", "region"]
+    told = node.explain(LOOSE, subnet="20.0.0.0/24")
+    assert told["addresses"] == ["192.0.2.14"]
+    assert told["why"]["fence"].startswith("no endpoint is in the client's country")
+    assert "fence" not in node.explain(LOOSE, subnet="10.0.0.0/24")["why"]
     told = node.explain(ENDED)
     assert (told["rung"], told["addresses"], told["ttl"]) == ("last_good", ["192.0.2.13"], 2)
     assert told["removed"][0]["why"].startswith("its lease ended at 20")
