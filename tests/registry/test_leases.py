@@ -207,13 +207,10 @@ async def test_a_thousand_renewals_are_one_script(registry: Registry, raw: Redis
     loaded = await registry.load()
     renewals = [Renewal(id=lease.id, fence=lease.fence) for lease in loaded.leases.values()]
     await raw.config_resetstat()
-    began = time.monotonic()
     renewed = await registry.renew([*renewals, Renewal(id="x", fence=1)], actor="a")
-    took = time.monotonic() - began
     assert [one.id for one in renewed] == [one.id for one in renewals] + ["x"]
     assert sum(one.ok for one in renewed) == 1001
     assert (await raw.info("commandstats"))["cmdstat_evalsha"]["calls"] == 2
-    assert took < 2
     await pass_lease_time(raw, 31_000)
     assert len((await registry.tick()).expired) == 1001  # several scripts, one tick
     assert (await registry.load()).endpoints == {}
