@@ -49,7 +49,7 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
     # A query: QR 0, opcode 0, one question, no answer or authority, at most one additional.
     if len(packet) < 17 or packet[4:11] != b"\0\1\0\0\0\0\0" or packet[2] & 0xF8 or packet[11] > 1:
         return _odd(packet, ctx)
-    end = packet.find(0, 12) + 1
+    end = packet.find(0, 12, 267) + 1  # a name has at most 255 octets; what goes on is never looked at
     name = packet[12:end].lower()
     node = image.nodes.get(name)
     if node is None and name in image.index:

@@ -13,6 +13,7 @@ import pytest
 
 from dnsd import metrics as m
 from dnsd.answer import Context, respond
+from dnsd.dns.wire import OPTIONS_MAX
 from tests.golden.world import NOW, RESOLVER, Door, image, query, service, standard, wire, zone
 
 FORMERR, NOTIMP, NXDOMAIN, REFUSED, BADVERS = 1, 4, 3, 5, 16
@@ -82,6 +83,7 @@ MALFORMED = [
     ("option head cut", with_opt(opt(b"\0\3\0"))),
     ("option longer than OPT", with_opt(opt(b"\0\3\0\1"))),
     ("second option cut", with_opt(opt(option(65001, b"xyz") + b"\0\3\0"))),
+    ("more options than anybody sends", with_opt(opt(option(65001, b"") * (OPTIONS_MAX + 1)))),
     ("header alone", header()),
     ("no type", header() + wire("www.example.com")),
     ("half a class", header() + QUESTION[:-1]),
@@ -226,7 +228,7 @@ def test_badvers(world: Door, version: int, name: str) -> None:
     (opt(option(65001, b"anything")), "unknown option"),
     (opt(option(10, b"12345678")), "cookie"),
     (opt(option(12, bytes(100))), "padding"),
-    (opt(option(65001, b"") * 50), "many options"),
+    (opt(option(65001, b"") * OPTIONS_MAX), "many options"),
     (opt(flags=0x7FFF), "unknown flags"),
     (opt(extended=77), "extended rcode in a query"),
     (opt(option(15, b"")), "an error told to us"),

@@ -18,6 +18,7 @@ from dnsd.dns import types
 
 UDP_SIZE: Final = 1232  # RFC 9715 §3: no fragmentation
 PLAIN_SIZE: Final = 512  # RFC 1035 §4.2.1
+OPTIONS_MAX: Final = 32  # no client sends half as many; 65,535 octets of empty ones would cost as much as 4,000 queries
 
 _OPT: Final = Struct(">3sHBBHH").unpack_from  # owner and type, size, extended rcode, version, flags, length
 _OPTION: Final = Struct(">HH").unpack_from
@@ -62,7 +63,8 @@ def question_labels(packet: bytes) -> list[int]:
 def parse_opt(packet: bytes, at: int) -> Opt:
     """The OPT record that must fill the packet from `at` to its end; FormError for any other or more.
 
-    Options unknown to us are passed over (RFC 6891 §6.1.2). Of a version we do not speak only the version is told.
+    Up to `OPTIONS_MAX` options unknown to us are passed over (RFC 6891 §6.1.2). Of a version we do not speak only the
+    version is told.
     """
     end = len(packet)
     if at + 11 > end:
@@ -76,12 +78,14 @@ def parse_opt(packet: bytes, at: int) -> Opt:
         return size, version, do, False, None
     nsid = False
     ecs: Ecs | None = None
+    left = OPTIONS_MAX
     while at < end:
         if packet[at : at + 8] == _ECS_24 and at + 11 <= end and ecs is None:
             ecs = False, packet[at + 8] << 16 | packet[at + 9] << 8 | packet[at + 10], 24, at, 11
             at += 11
             continue
-        if at + 4 > end:
+        left -= 1
+        if at + 4 > end or left < 0:
             raise FormError
         code, length = _OPTION(packet, at)
         if at + 4 + length > end:
