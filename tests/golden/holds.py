@@ -1,0 +1,63 @@
+"""What holds for any packet and its reply, whatever the packet is; properties and fuzz targets check by it.
+
+Lives here: the check. Does not live here: packets (tests, `fuzz.targets`), which answer is right (tests/test_answer*).
+"""
+
+from __future__ import annotations
+
+import struct
+
+import dns.message
+
+from dnsd.answer import respond
+from tests.golden.world import Door
+
+SMALL = 512
+
+
+def check(door: Door, packet: bytes) -> bytes | None:
+    """Ask, and assert everything that holds: something was counted, id, flags, question, limit, readable. The reply."""
+    before = sum(door.count)
+    reply = respond(packet, door.client, door.image, door.now, door.context)
+    assert sum(door.count) > before, "not counted"
+    if len(packet) < 12 or packet[2] & 0x80:
+        assert reply is None, "a reply to a reply"
+    elif reply is None:
+        raise AssertionError("no reply")
+    else:
+        _holds(door, packet, reply)
+    return reply
+
+
+def _holds(door: Door, packet: bytes, reply: bytes) -> None:
+    assert 12 <= len(reply) <= door.context.limit
+    assert reply[:2] == packet[:2]
+    flags, questions, *_ = struct.unpack_from(">5H", reply, 2)
+    assert flags & 0x8000
+    assert flags & 0x7800 == (packet[2] & 0x78) << 8
+    assert flags & 0x01F0 == (packet[2] & 1) << 8, "RD as asked; RA, Z, AD, CD clear"
+    message = read(reply)
+    if questions:
+        question = question_of(packet)
+        assert reply[12 : 12 + len(question)] == question
+        assert (message.edns >= 0) == (packet[11] == 1)
+    else:
+        assert len(reply) == 12
+        assert flags & 15 in (1, 4)
+    if message.edns < 0 and not door.context.tcp:
+        assert len(reply) <= SMALL
+
+
+def question_of(packet: bytes) -> bytes:
+    """The question's octets, walked label by label."""
+    at = 12
+    while packet[at]:
+        at += 1 + packet[at]
+    return packet[12 : at + 5]
+
+
+def read(reply: bytes) -> dns.message.Message:
+    """The reply by dnspython, which does not know client subnets of no family: those go unread."""
+    if b"\0\x08\0\4\0\0\0\0" in reply:
+        reply = reply.replace(b"\0\x08\0\4\0\0\0\0", b"\xfd\xe9\0\4\0\0\0\0")
+    return dns.message.from_wire(reply, one_rr_per_rrset=True)
