@@ -64,6 +64,9 @@ UDP_KERNEL_DROPS: Final = _one("dnsd_udp_kernel_drops_total", "Datagrams the ker
 INTERNAL_ERRORS: Final = _one(
     "dnsd_internal_errors_total", "Queries that made the answering code raise: a bug, answered SERVFAIL")
 LOOP_STALLS: Final = _one("dnsd_loop_stalls_total", "Times a worker's event loop was late by more than 50 ms")
+_CAPTURE: Final = "Queries sampled for capture, by what became of them"
+CAPTURE_TAKEN: Final = _one("dnsd_capture_total", _CAPTURE, outcome="taken")
+CAPTURE_DROPPED: Final = _one("dnsd_capture_total", _CAPTURE, outcome="dropped")
 
 TCP_ACCEPTED: Final = _one("dnsd_tcp_connections_total", "TCP connections accepted")
 TCP_OPEN: Final = _one("dnsd_tcp_connections_open", "TCP connections open now")
@@ -78,9 +81,10 @@ TCP_CLOSED: Final = {reason: _TCP_CLOSED + i for i, reason in enumerate(TCP_CLOS
 
 RCODES: Final = (
     "NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "YXRRSET", "NXRRSET", "NOTAUTH",
-    "NOTZONE", "DSOTYPENI", "RCODE12", "RCODE13", "RCODE14", "RCODE15", "BADVERS",
+    "NOTZONE", "DSOTYPENI", "RCODE12", "RCODE13", "RCODE14", "RCODE15", "BADVERS", "RCODE17", "RCODE18", "RCODE19",
+    "RCODE20", "RCODE21", "RCODE22", "BADCOOKIE",
 )
-RCODE: Final = _many("dnsd_answers_total", "Answers by response code", "rcode", RCODES)  # + the rcode, 0..16
+RCODE: Final = _many("dnsd_answers_total", "Answers by response code", "rcode", RCODES)  # + the rcode, 0..23
 
 _KIND = "Answers by what they were made of"
 KIND_STATIC: Final = _one("dnsd_answer_kind_total", _KIND, kind="static")
@@ -97,12 +101,24 @@ KIND_REFUSED: Final = _one("dnsd_answer_kind_total", _KIND, kind="refused")
 KIND_FORMERR: Final = _one("dnsd_answer_kind_total", _KIND, kind="formerr")
 KIND_NOTIMP: Final = _one("dnsd_answer_kind_total", _KIND, kind="notimp")
 KIND_BADVERS: Final = _one("dnsd_answer_kind_total", _KIND, kind="badvers")
+KIND_CHAOS: Final = _one("dnsd_answer_kind_total", _KIND, kind="chaos")
+KIND_COOKIE: Final = _one("dnsd_answer_kind_total", _KIND, kind="cookie")
+
+_LIMITED = "Queries over the rate of their prefix, zone and kind, by what became of them"
+LIMITED_DROPPED: Final = _one("dnsd_rate_limited_total", _LIMITED, action="dropped")
+LIMITED_TRUNCATED: Final = _one("dnsd_rate_limited_total", _LIMITED, action="truncated")
+LIMITED_BADCOOKIE: Final = _one("dnsd_rate_limited_total", _LIMITED, action="badcookie")
+LIMITED_EXCUSED: Final = _one("dnsd_rate_limited_total", _LIMITED, action="valid_cookie")
+SHED: Final = _one("dnsd_shed_total", "Queries dropped because more came than could be answered, the least useful first")
+DESK: Final = _one("dnsd_desk_total", "Queries left to the control process: transfers, signed ones, explanations")
+COOKIES: Final = _one("dnsd_cookie_queries_total", "Queries with a DNS cookie")
 
 DROPPED: Final = _one("dnsd_dropped_total", "Messages that get no answer: too short, or themselves an answer")
 TRUNCATED: Final = _one("dnsd_truncated_total", "Answers sent with TC, for the client to ask again over TCP")
 EDNS: Final = _one("dnsd_edns_queries_total", "Queries with an OPT record")
 DNSSEC_OK: Final = _one("dnsd_do_queries_total", "Queries with the DO bit")
 NSID: Final = _one("dnsd_nsid_queries_total", "Queries that asked for the name server's id")
+ECS_IGNORED: Final = _one("dnsd_ecs_ignored_total", "Queries whose client subnet was passed over: resolver not listed")
 ECS_V4: Final = _one("dnsd_ecs_queries_total", "Queries with a client subnet, by family", family="4")
 ECS_V6: Final = _one("dnsd_ecs_queries_total", "Queries with a client subnet, by family", family="6")
 ECS_OPT_OUT: Final = _one("dnsd_ecs_opt_out_total", "Queries with a client subnet of source length 0")
