@@ -22,6 +22,7 @@ from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from dnsd import metrics
+from dnsd.image.samples import Address
 
 BATCH: Final = 64
 SLOT: Final = 2112  # octets a query may have; not a power of two, or all slots would share the same cache lines
@@ -39,11 +40,16 @@ class Slot(Protocol):
 class Channel(Protocol):
     """A UDP socket, a batch at a time. No call raises for anything the network does."""
 
+    local: Address  # what the socket is bound to
+
     def receive(self) -> int:
         """Take in what has arrived; how many, at most `BATCH`, in which case there may be more; not above 0: none."""
 
     def batch(self) -> Iterator[tuple[Slot, int, tuple[bytes]]]:
         """The batch just received as (slot, length, (client address packed,)): a query is `slot[:length]`."""
+
+    def port(self, at: int) -> int:
+        """The client's port of query number `at` of that batch."""
 
     def send(self, replies: Sequence[bytes | None]) -> None:
         """Answer the batch just received, in its order; None for what gets no answer."""
@@ -84,6 +90,7 @@ class Batched:
         self._number = 0
         self._lengths: list[int] = []
         self._sock, self._count = sock, count
+        self.local = local(sock)
         self._recvmmsg, self._sendmmsg = calls
         self._fd = ctypes.c_int(sock.fileno())
         self._unpack = _ADDRESS[sock.family].iter_unpack
@@ -126,6 +133,11 @@ class Batched:
         """See `Channel`."""
         names = self._unpack(self._names[: self._number * self._name_size])
         return zip(self._slots, self._lengths, names, strict=False)  # type: ignore[arg-type]
+
+    def port(self, at: int) -> int:
+        """See `Channel`."""
+        start = at * self._name_size + 2
+        return self._names[start] << 8 | self._names[start + 1]
 
     def send(self, replies: Sequence[bytes | None]) -> None:
         """See `Channel`. Runs between the unanswered ones go out in one call each."""
@@ -185,6 +197,7 @@ class Single:
 
     def __init__(self, sock: socket.socket, count: memoryview) -> None:
         self._sock, self._count = sock, count
+        self.local = local(sock)
         self._packets: list[bytes] = []
         self._addresses: list[Any] = []
 
@@ -208,6 +221,10 @@ class Single:
         """See `Channel`."""
         for packet, address in zip(self._packets, self._addresses, strict=True):
             yield packet, len(packet), (packed(address[0]),)
+
+    def port(self, at: int) -> int:
+        """See `Channel`."""
+        return int(self._addresses[at][1])
 
     def send(self, replies: Sequence[bytes | None]) -> None:
         """See `Channel`."""
@@ -238,6 +255,12 @@ def packed(host: str) -> bytes:
         return socket.inet_aton(host)
     address = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return address[12:] if address.startswith(b"\0\0\0\0\0\0\0\0\0\0\xff\xff") else address
+
+
+def local(sock: socket.socket) -> Address:
+    """What a socket is bound to."""
+    host, port = sock.getsockname()[:2]
+    return Address(packed(host), port)
 
 
 _FULL: Final = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS)

@@ -77,6 +77,15 @@ def test_linux_has_the_batched_channel() -> None:
 
 
 @pytest.mark.parametrize("family", LOOPBACK)
+def test_ends_of_a_batch(rig: Callable[..., Rig], family: socket.AddressFamily) -> None:
+    one = rig(family)
+    assert one.channel.local == (one.packed, one.server.getsockname()[1])
+    one.ask([b"a", b"b", b"c"])
+    assert len(one.take()) == 3
+    assert [one.channel.port(at) for at in range(3)] == [client.getsockname()[1] for client in one.clients]
+
+
+@pytest.mark.parametrize("family", LOOPBACK)
 @pytest.mark.parametrize("number", [1, 2, 63, 64, 65, 200])
 def test_every_query_comes_once_and_is_answered_where_it_came_from(
         rig: Callable[..., Rig], family: socket.AddressFamily, number: int) -> None:
