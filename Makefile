@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e bench lock clean
+.PHONY: help run test lint unit e2e fuzz bench lock clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -27,6 +27,9 @@ unit: $(VENV)/.dev
 
 e2e: $(VENV)/.dev
 	$(BIN)/pytest -q -m e2e
+
+fuzz: $(VENV)/.dev  ## hostile input for FUZZ_SECONDS (60) at each target, or: make fuzz TARGETS=respond
+	$(BIN)/python -m fuzz.run $(TARGETS)
 
 bench: $(VENV)/.dev  ## CPU time per answer, against gdnsd in one interleaved run (needs gdnsd and cc)
 	$(BIN)/python bench/compare.py
