@@ -1,7 +1,8 @@
 """The one door: query bytes in, reply bytes out, over one image.
 
-Lives here: the order of things for a query — parse, find the node, choose, assemble, truncate — and its counters.
-Does not live here: reading octets (`dns.wire`), names not simply there (`chase`), choosing (`choose`), sockets.
+Lives here: the order of things for a query — parse, find the node, choose, limit, assemble, truncate — and counters.
+Does not live here: reading octets (`dns.wire`), names not simply there (`chase`), choosing (`choose`), packets that are
+no plain query (`odd`), sockets.
 
 UDP, TCP, `explain`, the self-check before publishing, tests and benchmarks all call `respond`. Straight down and back:
 no await, lock, log or I/O, and nothing is raised for any packet. A name of the image is found by the question's octets
@@ -11,44 +12,29 @@ labels; everything else takes the careful way. A reply is a function of (packet,
 
 from __future__ import annotations
 
-from collections.abc import MutableSequence
+from collections.abc import Sequence
+from typing import Final
 
-from dnsd import metrics
+from dnsd import metrics, odd
 from dnsd.chase import Outcome, missing, present
 from dnsd.choose import choose
+from dnsd.context import DESK, Context
 from dnsd.dns import types, wire
 from dnsd.dns.wire import FormError, Heads, Opt
-from dnsd.image.reading import Entry, Image
-
-
-class Context:
-    """What a transport brings to the door: its counters, its size limit, how it calls itself. All state is in `count`.
-
-    `limit` is the largest reply in octets (1232 over UDP, 65535 over TCP); `node` is the NSID's fixed part, to which
-    the image's stamp is added.
-    """
-
-    __slots__ = ("count", "limit", "node", "tcp")
-
-    def __init__(self, count: MutableSequence[int], *, tcp: bool = False, node: str = "dnsd") -> None:
-        self.count = count
-        self.tcp = tcp
-        self.limit = 65535 if tcp else wire.UDP_SIZE
-        self.node = node
-
+from dnsd.image.reading import Entry, Image, Node
 
 _Ask = tuple[bytes, int, Opt, bytes, Image, int, Context]
 """Packet, end of the question, OPT, client, image, now, context: what the rest of the way needs."""
 
 
 def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) -> bytes | None:
-    """The reply to a packet, or None where there is none to give (too short, or itself a reply).
+    """The reply to a packet; None where there is none to give; `DESK` (no octets) where the desk is to give it.
 
     `client` is the packed source address (4 or 16 octets, IPv4-mapped already unwrapped), `now` unix seconds.
     """
     # A query: QR 0, opcode 0, one question, no answer or authority, at most one additional.
     if len(packet) < 17 or packet[4:11] != b"\0\1\0\0\0\0\0" or packet[2] & 0xF8 or packet[11] > 1:
-        return _odd(packet, ctx)
+        return odd.reply(packet, client, image, now, ctx)
     end = packet.find(0, 12, 267) + 1  # a name has at most 255 octets; what goes on is never looked at
     name = packet[12:end].lower()
     node = image.nodes.get(name)
@@ -64,44 +50,73 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
                 name = packet[12:end].lower()
         tail = end + 4
         if packet[11]:
+            if packet[tail : tail + 3] != wire.OPT_START:
+                return odd.reply_signed(packet, tail, ctx)
             opt = wire.parse_opt(packet, tail)
             ctx.count[metrics.EDNS] += 1
+            if ctx.ecs_from is not None and opt[3] is not None and client not in ctx.ecs_from:
+                ctx.count[metrics.ECS_IGNORED] += 1
+                opt = (*opt[:3], None, opt[4])
         elif tail == len(packet):
             opt = wire.NO_OPT
         else:
-            return _malformed(packet, ctx)
+            return odd.malformed(packet, ctx)
     except FormError:
-        return _malformed(packet, ctx)
+        return odd.malformed(packet, ctx)
     ask = (packet, tail, opt, client, image, now, ctx)
     if opt[1]:
         return _finish(ask, wire.heads(aa=False), b"", rcode=types.BADVERS, kind=metrics.KIND_BADVERS)
     if node is None:
-        asked = name, packet[end:tail], tail, client, opt[4], now
-        return _deliver(ask, missing(asked, starts, image, ctx.count))
+        return _slow(ask, name, None, starts)
     entry = node.answers.get(packet[end:tail])
     if entry is None:
-        asked = name, packet[end:tail], tail, client, opt[4], now
-        return _deliver(ask, present(asked, node, image, ctx.count))
+        return _slow(ask, name, node, ())
     if isinstance(entry, Entry):
-        return _finish(ask, entry.heads, entry.data, kind=metrics.KIND_STATIC)
-    number, rrs, scope, options = choose(image, image.plan(node.record), entry, client, opt[4], now, ctx.count)
+        return _finish(ask, entry.heads, entry.data, kind=metrics.KIND_STATIC, node=node)
+    number, rrs, scope, options = choose(image, image.plan(node.record), entry, client, opt[3], now, ctx.count)
     if not number:
-        return _finish(ask, wire.heads(types.SERVFAIL), b"", options, scope, types.SERVFAIL, kind=metrics.KIND_SERVFAIL)
-    return _finish(ask, _SERVICE[number], rrs, options, scope, kind=metrics.KIND_SERVICE)
+        return _finish(ask, _FAILED, b"", options, scope, types.SERVFAIL, kind=metrics.KIND_SERVFAIL, node=node)
+    return _finish(ask, _SERVICE[number], rrs, options, scope, kind=metrics.KIND_SERVICE, node=node)
 
 
-_SERVICE = [wire.heads(answers=number) for number in range(65)]
+_SERVICE: Final = [wire.heads(answers=number) for number in range(65)]
+_FAILED: Final = wire.heads(types.SERVFAIL, aa=False)
 
 
-def _deliver(ask: _Ask, outcome: Outcome) -> bytes:
+def _slow(ask: _Ask, name: bytes, node: Node | None, starts: Sequence[int]) -> bytes | None:
+    """Whatever has no finished entry: the desk's, class CH, or what the tree of names says."""
+    packet, tail, opt, client, image, now, ctx = ask
+    key = packet[tail - 4 : tail]
+    if ctx.desk is not None and ctx.desk.takes(name, key, client):
+        ctx.count[metrics.DESK] += 1
+        return DESK
+    if key[2:] == _CHAOS and name in ctx.chaos and key[:2] in _TOLD:
+        text = ctx.chaos[name] or ctx.identity(image.stamp)
+        body = _CHAOS_HEAD + (len(text) + 1).to_bytes(2, "big") + bytes((len(text),)) + text
+        return _finish(ask, _SERVICE[1], body, kind=metrics.KIND_CHAOS)
+    asked = name, key, tail, client, opt[3], now
+    outcome = missing(asked, starts, image, ctx.count) if node is None else present(asked, node, image, ctx.count)
+    if ctx.strict and node is None:
+        node = next((image.get(name[at - 12 :]) for at in starts if name[at - 12 :] in image.index), None)
+    return _deliver(ask, outcome, node)
+
+
+_CHAOS: Final = types.CH.to_bytes(2, "big")
+_TOLD: Final = (types.TXT.to_bytes(2, "big"), types.ANY.to_bytes(2, "big"))
+_CHAOS_HEAD: Final = b"\xc0\x0c\0\x10\0\3\0\0\0\0"
+
+
+def _deliver(ask: _Ask, outcome: Outcome, node: Node | None) -> bytes | None:
     heads, body, rcode, scope, options, kind = outcome
-    return _finish(ask, heads, body, options, scope, rcode, kind=kind)
+    return _finish(ask, heads, body, options, scope, rcode, kind=kind, node=node)
 
 
 def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: int = 0, rcode: int = 0, *,
-            kind: int) -> bytes:
+            kind: int, node: Node | None = None) -> bytes | None:
     """Head, question as it came (0x20 kept), body, OPT; question and OPT with TC where that is too long."""
     packet, tail, opt, _, _, _, ctx = ask
+    if ctx.strict and (held := _held(ask, kind, node)) is not _PASSED:
+        return held
     count = ctx.count
     count[kind] += 1
     count[metrics.RCODE + rcode] += 1
@@ -110,13 +125,13 @@ def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: i
         if len(reply) <= wire.PLAIN_SIZE or (ctx.tcp and len(reply) <= ctx.limit):
             return reply
         return _truncated(ask, heads, rcode, b"")
-    size, _, do, nsid, ecs = opt
+    size, _, do, ecs, wishes = opt
     if do:
         count[metrics.DNSSEC_OK] += 1
     if ecs is not None:
         count[(metrics.ECS_V6 if ecs[0] else metrics.ECS_V4) if ecs[2] else metrics.ECS_OPT_OUT] += 1
-    if options or nsid or rcode > 15:
-        record = _rich_opt(ask, options, scope, rcode)
+    if options or wishes is not None or rcode > 15:
+        record = _rich_opt(ask, options, scope, rcode, tail + len(body))
     elif ecs is None:
         record = wire.PLAIN_OPT[do]
     else:
@@ -136,33 +151,68 @@ def _truncated(ask: _Ask, heads: Heads, rcode: int, record: bytes) -> bytes:
     return packet[:2] + head + packet[12:tail] + record
 
 
-def _rich_opt(ask: _Ask, options: bytes, scope: int, rcode: int) -> bytes:
-    packet, _, (_, _, do, nsid, ecs), _, image, _, ctx = ask
+def _rich_opt(ask: _Ask, options: bytes, scope: int, rcode: int, before: int) -> bytes:
+    """The OPT with all that was asked for; `before`: the octets that stand before it, which padding counts in."""
+    packet, _, (_, _, do, ecs, wishes), client, image, now, ctx = ask
     if ecs is not None:
         options += wire.ecs_echo(packet, ecs, scope)
+    nsid, cookie, keepalive, padding = wishes or wire.NO_WISHES
     if nsid:
         ctx.count[metrics.NSID] += 1
-        epoch, number, node_seq = image.stamp
-        options += wire.option(types.OPTION_NSID, f"{ctx.node} {epoch:016x}.{number}.{node_seq}".encode())
+        options += wire.option(types.OPTION_NSID, ctx.identity(image.stamp))
+    if cookie and ctx.cookies is not None:
+        ctx.count[metrics.COOKIES] += 1
+        options += wire.option(types.OPTION_COOKIE, ctx.cookies.answer(cookie, client, now)[1])
+    if keepalive and ctx.tcp and ctx.keepalive >= 0:
+        options += wire.option(types.OPTION_KEEPALIVE, ctx.keepalive.to_bytes(2, "big"))
+    if padding and ctx.pad:
+        options += wire.option(types.OPTION_PADDING, bytes(-(before + 15 + len(options)) % wire.PAD_BLOCK))
     return wire.opt(do, options, rcode >> 4)
 
 
-def _odd(packet: bytes, ctx: Context) -> bytes | None:
-    """Not a plain query: no reply to a reply or a stump; another opcode is not implemented; the rest is malformed."""
-    if len(packet) < 12 or packet[2] & 0x80:
-        ctx.count[metrics.DROPPED] += 1
+_PASSED: Final = b"passed"
+_LEAST_USEFUL: Final = {
+    metrics.KIND_FORMERR: 1, metrics.KIND_NOTIMP: 1, metrics.KIND_BADVERS: 1, metrics.KIND_REFUSED: 2,
+    metrics.KIND_NXDOMAIN: 3}
+_CLASSES: Final = {
+    metrics.KIND_NODATA: 1, metrics.KIND_NXDOMAIN: 2, metrics.KIND_REFERRAL: 3, metrics.KIND_SERVFAIL: 4,
+    metrics.KIND_REFUSED: 4, metrics.KIND_FORMERR: 4, metrics.KIND_NOTIMP: 4, metrics.KIND_BADVERS: 4}
+"""What of a prefix and zone shares a bucket: 0 answers, 1 NODATA, 2 NXDOMAIN, 3 referrals, 4 errors."""
+
+
+def _held(ask: _Ask, kind: int, node: Node | None) -> bytes | None:
+    """What is sent instead of the answer, None for nothing; `_PASSED` where nothing stands against the answer.
+
+    Over its rate a client that has shown a valid cookie is who it says; one that could have is told to come with it; of
+    the others every second is told to come by TCP. What is sent is never much longer than what came, and is sent for
+    every second query, so that nobody can be flooded with it.
+    """
+    packet, tail, opt, client, _, now, ctx = ask
+    if ctx.shed >= _LEAST_USEFUL.get(kind, 99):
+        ctx.count[metrics.SHED] += 1
         return None
-    opcode = packet[2] >> 3 & 15
-    if opcode:
-        ctx.count[metrics.KIND_NOTIMP] += 1
-        ctx.count[metrics.RCODE + types.NOTIMP] += 1
-        heads = wire.heads(types.NOTIMP, aa=False, opcode=opcode, questions=0)
-        return packet[:2] + heads[packet[2] & 1]
-    return _malformed(packet, ctx)
+    guard = ctx.guard
+    if guard is None or ctx.tcp or not guard.over(client, node.zone.number if node else 0, _CLASSES.get(kind, 0)):
+        return _PASSED
+    cookie = opt[4][1] if opt[4] is not None and ctx.cookies is not None else b""
+    data = b""
+    if cookie and ctx.cookies is not None:
+        valid, data = ctx.cookies.answer(cookie, client, now)
+        if valid:
+            ctx.count[metrics.LIMITED_EXCUSED] += 1
+            return _PASSED
+    if not guard.slip():
+        ctx.count[metrics.LIMITED_DROPPED] += 1
+        return None
+    if cookie:
+        ctx.count[metrics.LIMITED_BADCOOKIE] += 1
+        ctx.count[metrics.RCODE + types.BADCOOKIE] += 1
+        record = wire.opt(opt[2], wire.option(types.OPTION_COOKIE, data), types.BADCOOKIE >> 4)
+        return packet[:2] + _BADCOOKIE[packet[2] & 1 | 2] + packet[12:tail] + record
+    ctx.count[metrics.LIMITED_TRUNCATED] += 1
+    record = b"" if opt is wire.NO_OPT else wire.PLAIN_OPT[opt[2]]
+    return packet[:2] + _SLIPPED[packet[2] & 1 | (2 if record else 0)] + packet[12:tail] + record
 
 
-def _malformed(packet: bytes, ctx: Context) -> bytes:
-    """FORMERR with the header alone: what cannot be read is not sent back (RFC 1035 §4.1.1, RFC 9619 §4)."""
-    ctx.count[metrics.KIND_FORMERR] += 1
-    ctx.count[metrics.RCODE + types.FORMERR] += 1
-    return packet[:2] + wire.heads(types.FORMERR, aa=False, questions=0)[packet[2] & 1]
+_BADCOOKIE: Final = wire.heads(types.BADCOOKIE, aa=False)
+_SLIPPED: Final = wire.heads(aa=False, tc=True)

@@ -50,13 +50,17 @@ def _many(metric: str, text: str, label: str, values: Sequence[str]) -> int:
 _QUERIES = "Messages that clients sent"
 QUERIES_UDP: Final = _one("dnsd_queries_total", _QUERIES, transport="udp")
 QUERIES_TCP: Final = _one("dnsd_queries_total", _QUERIES, transport="tcp")
+QUERIES_TLS: Final = _one("dnsd_queries_total", _QUERIES, transport="tls")
 _RESPONSES = "Messages handed to the kernel"
 RESPONSES_UDP: Final = _one("dnsd_responses_total", _RESPONSES, transport="udp")
 RESPONSES_TCP: Final = _one("dnsd_responses_total", _RESPONSES, transport="tcp")
+RESPONSES_TLS: Final = _one("dnsd_responses_total", _RESPONSES, transport="tls")
 BYTES_IN_UDP: Final = _one("dnsd_received_bytes_total", "Octets of DNS messages received", transport="udp")
 BYTES_IN_TCP: Final = _one("dnsd_received_bytes_total", "Octets of DNS messages received", transport="tcp")
+BYTES_IN_TLS: Final = _one("dnsd_received_bytes_total", "Octets of DNS messages received", transport="tls")
 BYTES_OUT_UDP: Final = _one("dnsd_sent_bytes_total", "Octets of DNS messages sent", transport="udp")
 BYTES_OUT_TCP: Final = _one("dnsd_sent_bytes_total", "Octets of DNS messages sent", transport="tcp")
+BYTES_OUT_TLS: Final = _one("dnsd_sent_bytes_total", "Octets of DNS messages sent", transport="tls")
 UDP_BATCHES: Final = _one("dnsd_udp_batches_total", "Receive calls that brought at least one datagram")
 UDP_SEND_ERRORS: Final = _one("dnsd_udp_send_errors_total", "Replies the kernel refused")
 UDP_SEND_FULL: Final = _one("dnsd_udp_send_full_total", "Replies dropped because the socket's send buffer was full")
@@ -72,10 +76,21 @@ TCP_ACCEPTED: Final = _one("dnsd_tcp_connections_total", "TCP connections accept
 TCP_OPEN: Final = _one("dnsd_tcp_connections_open", "TCP connections open now")
 TCP_CLOSE_REASONS: Final = (
     "client", "error", "idle", "first_query", "stalled", "lifetime", "queries", "limit", "prefix_limit", "malformed",
-    "drain",
+    "drain", "proxy",
 )
 _TCP_CLOSED: Final = _many("dnsd_tcp_closed_total", "TCP connections closed, by reason", "reason", TCP_CLOSE_REASONS)
 TCP_CLOSED: Final = {reason: _TCP_CLOSED + i for i, reason in enumerate(TCP_CLOSE_REASONS)}
+
+TLS_ACCEPTED: Final = _one("dnsd_tls_connections_total", "Connections accepted for DNS over TLS")
+TLS_OPEN: Final = _one("dnsd_tls_connections_open", "Connections of DNS over TLS open now")
+TLS_CLOSE_REASONS: Final = (*TCP_CLOSE_REASONS[:-1], "handshake")
+_TLS_CLOSED: Final = _many(
+    "dnsd_tls_closed_total", "Connections of DNS over TLS closed, by reason", "reason", TLS_CLOSE_REASONS)
+TLS_CLOSED: Final = {reason: _TLS_CLOSED + i for i, reason in enumerate(TLS_CLOSE_REASONS)}
+TLS_HANDSHAKES: Final = _one("dnsd_tls_handshakes_total", "TLS handshakes done, by kind", kind="full")
+TLS_RESUMED: Final = _one("dnsd_tls_handshakes_total", "TLS handshakes done, by kind", kind="resumed")
+CERTIFICATE_LOADS: Final = _one("dnsd_certificate_reads_total", "Times certificate and key were read", outcome="used")
+CERTIFICATE_ERRORS: Final = _one("dnsd_certificate_reads_total", "Times certificate and key were read", outcome="bad")
 
 # --- answers: counted by answer.respond -------------------------------------------------------------------------------
 
@@ -109,7 +124,7 @@ LIMITED_DROPPED: Final = _one("dnsd_rate_limited_total", _LIMITED, action="dropp
 LIMITED_TRUNCATED: Final = _one("dnsd_rate_limited_total", _LIMITED, action="truncated")
 LIMITED_BADCOOKIE: Final = _one("dnsd_rate_limited_total", _LIMITED, action="badcookie")
 LIMITED_EXCUSED: Final = _one("dnsd_rate_limited_total", _LIMITED, action="valid_cookie")
-SHED: Final = _one("dnsd_shed_total", "Queries dropped because more came than could be answered, the least useful first")
+SHED: Final = _one("dnsd_shed_total", "Queries dropped because more came than can be answered, the least useful first")
 DESK: Final = _one("dnsd_desk_total", "Queries left to the control process: transfers, signed ones, explanations")
 COOKIES: Final = _one("dnsd_cookie_queries_total", "Queries with a DNS cookie")
 
@@ -143,7 +158,7 @@ MAPS_LOADED: Final = _one("dnsd_map_loads_total", "Map tables mapped")
 
 SLOTS: Final = len(_table)
 TABLE: Final[tuple[Slot, ...]] = tuple(_table)
-GAUGES: Final = frozenset({"dnsd_tcp_connections_open"})
+GAUGES: Final = frozenset({"dnsd_tcp_connections_open", "dnsd_tls_connections_open"})
 
 # --- the stats file ---------------------------------------------------------------------------------------------------
 

@@ -47,14 +47,19 @@ class BindError(Exception):
 
 
 class Bound(NamedTuple):
-    """One worker's sockets, a UDP and a listening TCP one for each address."""
+    """One worker's sockets: UDP and listening TCP ones for each address, listening ones for DNS over TLS."""
 
     udp: list[socket.socket]
     tcp: list[socket.socket]
+    tls: list[socket.socket]
+
+    def all(self) -> list[socket.socket]:
+        """Every socket."""
+        return [*self.udp, *self.tcp, *self.tls]
 
     def close(self) -> None:
         """Give them up: what is in their queues is lost, later queries go to the other workers."""
-        for sock in (*self.udp, *self.tcp):
+        for sock in self.all():
             sock.close()
 
 
@@ -82,13 +87,18 @@ def claim(addresses: Sequence[Address]) -> list[Address]:
     return claimed
 
 
-def bind(addresses: Sequence[Address]) -> Bound:
+def bind(addresses: Sequence[Address], tls: Sequence[Address] = ()) -> Bound:
     """One worker's sockets at claimed addresses. BindError."""
-    bound, faults = Bound([], []), []
+    bound, faults = Bound([], [], []), []
     for host, port in addresses:
         try:
             bound.udp.append(_udp(host, port))
             bound.tcp.append(_tcp(host, port, shared=True))
+        except OSError as error:
+            faults.append(Fault(text(host, port), reason(error)))
+    for host, port in tls:
+        try:
+            bound.tls.append(_tcp(host, port, shared=True))
         except OSError as error:
             faults.append(Fault(text(host, port), reason(error)))
     if faults:

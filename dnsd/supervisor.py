@@ -10,7 +10,7 @@ them, the kernel hashes that worker's share of the queries to nobody.
 
 from __future__ import annotations
 
-import ctypes
+import base64
 import fcntl
 import json
 import mmap
@@ -18,7 +18,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,20 +25,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from dnsd import disk, metrics, sockets
-from dnsd.config import Config, address
+from dnsd import cookiefile, disk, metrics, sockets
+from dnsd.children import Child, log
+from dnsd.options import KEY, Config, address
 from dnsd.registry import embedded
 
 FAILED, LOCKED = 1, 5  # exit codes
-SHORT_SECONDS: Final = 3.0  # a child that ends sooner did not start
-BACKOFF_SECONDS: Final = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0)  # before a start, by failed starts before it
 HANG_SECONDS: Final = 20.0  # a worker whose event loop has not turned for so long is killed
 LEAVE_SECONDS: Final = 5.0  # for workers, then control, to leave by themselves
 STORE_LEAVE_SECONDS: Final = 10.0
 FEED_BUFFER: Final = 1 << 20
+GUARD_SLOTS: Final = 1 << 17  # of eight octets
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-_PR_SET_PDEATHSIG: Final = 1
-_NO_SOCKETS: Final = sockets.Bound([], [])
+_NO_SOCKETS: Final = sockets.Bound([], [], [])
 
 
 class Commands(NamedTuple):
@@ -74,58 +72,6 @@ def run(config: Config, commands: Commands = Commands()) -> int:  # noqa: B008 -
         return supervisor.run()
 
 
-class Child:
-    """A process that is started again whenever it ends. `due` is when to start it next, None while it runs or rests."""
-
-    def __init__(self, name: str, argv: Callable[[], list[str]], descriptors: Callable[[], list[int]], *,
-                 death: int = signal.SIGKILL, told: Callable[[], str] = str) -> None:
-        self.name = name
-        self.process: subprocess.Popen[bytes] | None = None
-        self.started = 0.0
-        self.failures = 0
-        self.replacing = False  # told to end, for a start with other descriptors
-        self.due: float | None = 0.0
-        self._argv, self._descriptors, self._death, self._told = argv, descriptors, death, told
-
-    def start(self, now: float) -> None:
-        """Start it; a start that fails at once counts as one that ended."""
-        self.started, self.due = now, None
-        environment = {name: value for name, value in os.environ.items()
-                       if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")}
-        try:
-            with open(os.memfd_create("settings"), "w+", encoding="utf-8") as stdin:
-                stdin.write(self._told())
-                stdin.seek(0)
-                self.process = subprocess.Popen(  # its own group: Ctrl-C is for the supervisor alone
-                    self._argv(), stdin=stdin, pass_fds=self._descriptors(), env=environment, process_group=0,
-                    preexec_fn=_prepare(self._death))
-        except (OSError, subprocess.SubprocessError) as error:
-            self.again(now, str(error))
-
-    def ended(self) -> str:
-        """How it has ended since the last call; empty when it has not."""
-        code = self.process.poll() if self.process else None
-        if code is None:
-            return ""
-        self.process = None
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-    def again(self, now: float, why: str) -> None:
-        """Plan the next start."""
-        if self.replacing:
-            self.replacing, self.due = False, now
-            return
-        self.failures = self.failures + 1 if now - self.started < SHORT_SECONDS else 0
-        wait = BACKOFF_SECONDS[min(max(self.failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
-        self.due = now + wait
-        _log(f"{self.name} ended ({why}), starting again" + (f" in {wait:g} s" if wait else ""))
-
-    def signal(self, number: int) -> None:
-        """Send a signal, if it runs."""
-        if self.process:
-            self.process.send_signal(number)
-
-
 class Supervisor:
     """Everything bound and planned; `run` does the rest. OSError, ValueError or BindError where that is impossible."""
 
@@ -136,12 +82,21 @@ class Supervisor:
         _raise_file_limit(config.tcp.connections + 128)
         self._addresses = sockets.claim([address(text) for text in config.listen])
         self._admin = sockets.listen([address(text) for text in config.admin.listen])
-        self._bound: list[sockets.Bound | None] = [sockets.bind(self._addresses) for _ in range(workers)]
+        self._tls = sockets.claim([address(text) for text in config.tls.listen]) if config.tls.listen else []
+        self._bound: list[sockets.Bound | None] = [sockets.bind(self._addresses, self._tls) for _ in range(workers)]
         self._lifeline, self._lifeline_end = os.pipe()
         os.set_blocking(self._lifeline, False)  # children watch it in their event loops, and share the flag
-        self._feeds = [_feed() for _ in range(workers)]
+        self._feeds = [_pair() for _ in range(workers)]
+        self._desks = [_pair() for _ in range(workers)] if _has_desk(config) else []
+        self._tap = _pair() if config.capture.dnstap or config.capture.log else None
         self._stats_path = config.state / disk.STATS
-        self._stats = _new_stats(self._stats_path, workers)
+        self._stats = _new_shared(self._stats_path, workers * metrics.REGION)
+        self._guard_path = config.state / disk.GUARD
+        if config.rate.answers:
+            _new_shared(self._guard_path, 8 * GUARD_SLOTS)
+        self._guard_key = int.from_bytes(os.urandom(8), "big")
+        if config.cookie_file:
+            cookiefile.ensure(config.cookie_file)
 
         self._workers = [
             Child(f"worker {slot}", lambda slot=slot: self._worker_argv(slot),  # type: ignore[misc]
@@ -222,9 +177,9 @@ class Supervisor:
     def _give_sockets(self, slot: int) -> None:
         """The worker has started, so it is worth having sockets again: end it and start it with them."""
         try:
-            self._bound[slot] = sockets.bind(self._addresses)
+            self._bound[slot] = sockets.bind(self._addresses, self._tls)
         except sockets.BindError as error:
-            _log(f"{self._workers[slot].name} has no sockets: {error}")
+            log(f"{self._workers[slot].name} has no sockets: {error}")
             return
         self._workers[slot].replacing = True
         self._workers[slot].signal(signal.SIGTERM)
@@ -243,7 +198,7 @@ class Supervisor:
             serving += up and not child.replacing
             beat = max(head[metrics.BEAT_MS] / 1000, child.started)
             if child.process and now > self._trust_beats and now - beat > HANG_SECONDS:
-                _log(f"{child.name} has been stuck for {now - beat:.0f} s, killing it")
+                log(f"{child.name} has been stuck for {now - beat:.0f} s, killing it")
                 child.signal(signal.SIGKILL)
         if not self._ready and serving == len(self._workers):
             self._ready = True
@@ -255,7 +210,7 @@ class Supervisor:
 
     def _say(self, text: str) -> None:
         if self._config.log_level in ("debug", "info"):
-            _log(text)
+            log(text)
 
     # --- leaving ---
 
@@ -294,13 +249,30 @@ class Supervisor:
         return [*self._commands.worker, json.dumps({
             "slot": slot, "node": config.node, "workers": len(self._workers), "state": str(config.state),
             "udp": [s.fileno() for s in bound.udp], "tcp": [s.fileno() for s in bound.tcp],
-            "feed": self._feeds[slot][1].fileno(), "lifeline": self._lifeline, "stats": str(self._stats_path),
-            "limits": config.tcp.model_dump(),
+            "tls": [s.fileno() for s in bound.tls], "feed": self._feeds[slot][1].fileno(),
+            "desk": self._desks[slot][1].fileno() if self._desks else -1,
+            "tap": self._tap[1].fileno() if self._tap else -1, "tap_every": config.capture.every,
+            "lifeline": self._lifeline, "stats": str(self._stats_path),
+            "limits": config.tcp.model_dump(exclude={"proxy_from"}), "proxy_from": config.tcp.proxy_from,
+            "certificate": _path(config.tls.certificate), "key": _path(config.tls.key), "answering": self._answering(),
         })]
+
+    def _answering(self) -> dict[str, Any]:
+        """What workers must know beside the image: whom to believe, whom to limit, what to tell of themselves."""
+        config = self._config
+        zones = [each for zone in config.zones for each in zone.transfer]
+        return {
+            "resolvers": config.ecs.resolvers, "identity": config.identity.server, "version": config.identity.version,
+            "rate": config.rate.model_dump() if config.rate.answers else None, "guard": str(self._guard_path),
+            "guard_key": self._guard_key, "cookies": _path(config.cookie_file), "signed": bool(config.keys),
+            "neighbours": [each for each in zones if not each.startswith(KEY)],
+            "why": [each for each in config.why.allow if not each.startswith(KEY)],
+        }
 
     def _worker_descriptors(self, slot: int) -> list[int]:
         bound = self._bound[slot] or _NO_SOCKETS
-        return [*(s.fileno() for s in (*bound.udp, *bound.tcp)), self._feeds[slot][1].fileno(), self._lifeline]
+        pairs = [self._feeds[slot], *self._desks[slot : slot + 1], *([self._tap] if self._tap else [])]
+        return [*(s.fileno() for s in bound.all()), *(theirs.fileno() for _, theirs in pairs), self._lifeline]
 
     def _control_settings(self) -> str:
         config = self._config
@@ -310,11 +282,15 @@ class Supervisor:
             "admin": [s.fileno() for s in self._admin], "store_url": config.registry.url or embedded.url(config.state),
             "stats": str(self._stats_path), "atlas": str(config.atlas), "maps": str(config.maps),
             "certificate": settings["admin"]["certificate"], "key": settings["admin"]["key"],
+            "desks": [ours.fileno() for ours, _ in self._desks], "tap": self._tap[0].fileno() if self._tap else -1,
+            "keys": [{"name": key.name, "algorithm": key.algorithm, "secret": base64.b64encode(key.octets()).decode()}
+                     for key in config.keys],
         }
         return json.dumps(settings)
 
     def _control_descriptors(self) -> list[int]:
-        return [*(ours.fileno() for ours, _ in self._feeds), *(s.fileno() for s in self._admin), self._lifeline]
+        pairs = [*self._feeds, *self._desks, *([self._tap] if self._tap else [])]
+        return [*(ours.fileno() for ours, _ in pairs), *(s.fileno() for s in self._admin), self._lifeline]
 
 
 # --- the process's surroundings ---------------------------------------------------------------------------------------
@@ -334,32 +310,30 @@ def _lock(path: Path) -> Any:
     return file
 
 
-def _new_stats(path: Path, workers: int) -> memoryview:
-    """The shared counters, all zero, in a new file: processes that are still leaving keep the old one."""
+def _new_shared(path: Path, size: int) -> memoryview:
+    """Memory that workers share, all zero, in a new file: processes that are still leaving keep the old one."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
-        file.truncate(workers * metrics.REGION)
+        file.truncate(size)
         return memoryview(mmap.mmap(file.fileno(), 0))
 
 
-def _feed() -> tuple[socket.socket, socket.socket]:
+def _has_desk(config: Config) -> bool:
+    """Whether anything is configured that workers leave to control: transfers, signed queries, explanations."""
+    return bool(config.keys or config.why.allow or any(zone.transfer for zone in config.zones))
+
+
+def _path(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
+
+
+def _pair() -> tuple[socket.socket, socket.socket]:
     """Control's end and the worker's; both stay open here, so that neither side's restart loses a frame."""
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in pair:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, FEED_BUFFER)
         end.setblocking(False)
     return pair
-
-
-def _prepare(death: int) -> Callable[[], None]:
-    """What a child does before exec: die with this process, whatever state it is in, and take signals again."""
-    prctl = ctypes.CDLL(None).prctl
-
-    def prepare() -> None:
-        prctl(_PR_SET_PDEATHSIG, death)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-    return prepare
 
 
 def _raise_file_limit(wanted: int) -> None:
@@ -369,7 +343,7 @@ def _raise_file_limit(wanted: int) -> None:
         with suppress(OSError, ValueError):  # a service manager's filter may forbid it
             resource.setrlimit(resource.RLIMIT_NOFILE, (goal, hard))
         if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
-            _log(f"too few open files are allowed, {goal} at most; tcp.connections wants {wanted}")
+            log(f"too few open files are allowed, {goal} at most; tcp.connections wants {wanted}")
 
 
 def _notify(state: str) -> None:
@@ -387,9 +361,5 @@ def _watchdog_seconds() -> tuple[float, float] | None:
 
 
 def _refuse(text: str, code: int) -> int:
-    _log(text)
+    log(text)
     return code
-
-
-def _log(text: str) -> None:
-    print(f"dnsd supervisor: {text}", file=sys.stderr, flush=True)

@@ -12,11 +12,12 @@ import dns.message
 import pytest
 
 from dnsd import metrics as m
-from dnsd.answer import Context, respond
+from dnsd.answer import respond
+from dnsd.context import Context
 from dnsd.dns.wire import OPTIONS_MAX
 from tests.golden.world import NOW, RESOLVER, Door, image, query, service, standard, wire, zone
 
-FORMERR, NOTIMP, NXDOMAIN, REFUSED, BADVERS = 1, 4, 3, 5, 16
+FORMERR, NOTIMP, NXDOMAIN, REFUSED, NOTAUTH, BADVERS = 1, 4, 3, 5, 9, 16
 QUESTION = wire("www.example.com") + b"\0\1\0\1"
 
 
@@ -103,10 +104,18 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("packet", "why"), [(packet, why) for why, packet in MALFORMED], ids=[w for w, _ in MALFORMED])
 @pytest.mark.parametrize("rd", [0, 1])
-def test_malformed_gets_a_bare_formerr(world: Door, packet: bytes, why: str, rd: int) -> None:
+def test_malformed_gets_formerr_with_what_can_be_read(world: Door, packet: bytes, why: str, rd: int) -> None:
+    """The question where there is one whole one, and an OPT for an OPT behind it (RFC 6891 §7), plain."""
     packet = packet[:2] + bytes([packet[2] | rd]) + packet[3:]
     reply = world.send(packet)
-    assert reply.octets == packet[:2] + struct.pack(">5H", 0x8001 | rd << 8, 0, 0, 0, 0)
+    name = wire("www.example.com")
+    asked = packet[4:6] == b"\0\1" and packet[12:].startswith(name) and len(packet) >= 12 + len(QUESTION)
+    question = packet[12 : 12 + len(QUESTION)] if asked else b""
+    behind = packet[12 + len(QUESTION) :]
+    edns = asked and packet[11] and len(behind) >= 11 and behind.startswith(b"\0\0\x29")
+    record = opt(flags=behind[7] << 8 & 0x8000) if edns else b""
+    assert reply.octets == packet[:2] + struct.pack(
+        ">5H", 0x8001 | rd << 8, bool(question), 0, 0, bool(record)) + question + record
     assert reply.moved == {m.KIND_FORMERR: 1, m.RCODE + FORMERR: 1}
 
 
@@ -126,7 +135,7 @@ def test_no_reply_to_a_reply(world: Door, opcode: int, rest: bytes) -> None:
     assert world.octets(header(flags=0x8000 | opcode << 11) + rest) == (None, {m.DROPPED: 1})
 
 
-@pytest.mark.parametrize("opcode", range(1, 16))
+@pytest.mark.parametrize("opcode", [1, 2, 3, *range(6, 16)])
 @pytest.mark.parametrize("rest", [b"", QUESTION, b"\xff" * 500], ids=["none", "question", "junk"])
 def test_other_opcodes_are_not_implemented(world: Door, opcode: int, rest: bytes) -> None:
     reply = world.send(header(flags=opcode << 11 | 0x0100) + rest)
@@ -135,10 +144,26 @@ def test_other_opcodes_are_not_implemented(world: Door, opcode: int, rest: bytes
     assert reply.moved == {m.KIND_NOTIMP: 1, m.RCODE + NOTIMP: 1}
 
 
-def test_update_and_notify_are_answered_cleanly(world: Door) -> None:
-    for flags in (0x2800, 0x2400):  # UPDATE (RFC 2136), NOTIFY with AA (RFC 1996 §3.7)
-        reply = world.send(header(flags=flags) + wire("example.com") + b"\0\6\0\1")
-        assert reply.rcode == NOTIMP
+@pytest.mark.parametrize("opcode", [4, 5], ids=["NOTIFY", "UPDATE"])
+@pytest.mark.parametrize(("zone_section", "rcode"), [
+    (wire("example.com") + b"\0\6\0\1", REFUSED),       # RFC 2136 §3.1.2: ours, and nobody may change it
+    (wire("EXAMPLE.com") + b"\0\6\0\1", REFUSED),
+    (wire("www.example.com") + b"\0\6\0\1", NOTAUTH),   # no zone is cut there
+    (wire("nothing.example.com") + b"\0\6\0\1", NOTAUTH),
+    (wire("nobody.test") + b"\0\6\0\1", NOTAUTH),
+])
+def test_update_and_notify_are_answered_cleanly(world: Door, opcode: int, zone_section: bytes, rcode: int) -> None:
+    reply = world.send(header(flags=opcode << 11, authority=1) + zone_section + A_RR)
+    assert (reply.rcode, reply.message.opcode(), reply.aa) == (rcode, opcode, False)
+    assert reply.octets[12:] == zone_section
+    assert reply.moved == {m.KIND_REFUSED: 1, m.RCODE + rcode: 1}
+
+
+@pytest.mark.parametrize("opcode", [4, 5])
+@pytest.mark.parametrize("packet", [header(questions=0), header(questions=2) + QUESTION * 2, header() + b"\xff" * 500])
+def test_update_and_notify_without_one_zone_are_malformed(world: Door, opcode: int, packet: bytes) -> None:
+    reply = world.send(packet[:2] + bytes([opcode << 3]) + packet[3:])
+    assert (reply.rcode, reply.message.opcode(), len(reply.octets)) == (FORMERR, opcode, 12)
 
 
 # --- names at their limits --------------------------------------------------------------------------------------------

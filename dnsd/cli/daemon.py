@@ -20,7 +20,7 @@ from dnsd.cli.failure import Exit, Failure
 from dnsd.cli.options import Session, command
 
 if TYPE_CHECKING:
-    from dnsd.config import Config
+    from dnsd.options import Config
 
 
 @command

@@ -24,7 +24,7 @@ from dnsd.cli.client import Admin
 from dnsd.cli.failure import Exit, Failure
 
 if TYPE_CHECKING:
-    from dnsd.config import Config
+    from dnsd.options import Config
 
 DEFAULT_CONFIG = Path("/etc/dnsd/dnsd.toml")
 
@@ -96,7 +96,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def _own_url(config: Config) -> str:
     """Where the daemon of these settings listens: on loopback in the clear if it does, else by TLS."""
-    from dnsd.config import address
+    from dnsd.options import address
 
     for text in config.admin.listen:
         if ipaddress.ip_address(address(text)[0]).is_loopback:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from dnsd import metrics
-from dnsd.answer import Context, respond
+from dnsd.answer import respond
+from dnsd.context import Context
 from dnsd.control import reply
 from dnsd.dns import names, types
 from dnsd.image.reading import Image

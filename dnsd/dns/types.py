@@ -13,6 +13,7 @@ NS: Final = 2
 CNAME: Final = 5
 SOA: Final = 6
 HINFO: Final = 13
+TXT: Final = 16
 AAAA: Final = 28
 DNAME: Final = 39
 OPT: Final = 41
@@ -20,11 +21,17 @@ DS: Final = 43
 RRSIG: Final = 46
 NSEC: Final = 47
 HTTPS: Final = 65
+TSIG: Final = 250
 IXFR: Final = 251
 AXFR: Final = 252
 ANY: Final = 255
 
 IN: Final = 1
+CH: Final = 3
+
+QUERY: Final = 0
+NOTIFY: Final = 4
+UPDATE: Final = 5
 
 NOERROR: Final = 0
 FORMERR: Final = 1
@@ -33,14 +40,21 @@ NXDOMAIN: Final = 3
 NOTIMP: Final = 4
 REFUSED: Final = 5
 YXDOMAIN: Final = 6
+NOTAUTH: Final = 9
 BADVERS: Final = 16
+BADKEY: Final = 17  # the same number space, told in a TSIG (RFC 8945 §3)
+BADCOOKIE: Final = 23
 
 OPTION_NSID: Final = 3
 OPTION_ECS: Final = 8
+OPTION_COOKIE: Final = 10
+OPTION_KEEPALIVE: Final = 11
+OPTION_PADDING: Final = 12
 OPTION_EDE: Final = 15
 
 EDE_OTHER: Final = 0
 EDE_STALE: Final = 3
+EDE_PROHIBITED: Final = 18
 EDE_NOT_AUTHORITATIVE: Final = 20
 
 _NAMES: Final = {

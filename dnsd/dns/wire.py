@@ -18,28 +18,30 @@ from dnsd.dns import types
 
 UDP_SIZE: Final = 1232  # RFC 9715 §3: no fragmentation
 PLAIN_SIZE: Final = 512  # RFC 1035 §4.2.1
+PAD_BLOCK: Final = 468  # RFC 8467 §4.1
 OPTIONS_MAX: Final = 32  # no client sends half as many; 65,535 octets of empty ones would cost as much as 4,000 queries
 
 _OPT: Final = Struct(">3sHBBHH").unpack_from  # owner and type, size, extended rcode, version, flags, length
 _OPTION: Final = Struct(">HH").unpack_from
+OPT_START: Final = b"\0\0\x29"
+"""Root and type OPT: what every OPT record begins with."""
 _DO: Final = 0x8000
 _ECS_24: Final = b"\0\x08\0\x07\0\x01\x18\0"
 """The client subnet nearly every resolver sends, a whole IPv4 /24: nothing behind these octets can be wrong with it."""
 
 Ecs = tuple[bool, int, int, int, int]
 """IPv6?, key (address >> 8 for IPv4, the whole 128 bits for IPv6), source length, option's offset, its whole length."""
-Opt = tuple[int, int, bool, bool, Ecs | None]
-"""UDP size the client takes, version, DO, NSID asked, client subnet."""
+Wishes = tuple[bool, bytes, bool, bool]
+"""What else a client asks for: NSID, its cookie (empty: none), keepalive, padding."""
+Opt = tuple[int, int, bool, Ecs | None, Wishes | None]
+"""UDP size the client takes, version, DO, client subnet, wishes (None: none)."""
 
-NO_OPT: Final[Opt] = (PLAIN_SIZE, 0, False, False, None)
+NO_OPT: Final[Opt] = (PLAIN_SIZE, 0, False, None, None)
+NO_WISHES: Final[Wishes] = (False, b"", False, False)
 
 
 class FormError(Exception):
-    """The packet is none that can be answered as asked; `rcode` is what it gets."""
-
-    def __init__(self, rcode: int = types.FORMERR) -> None:
-        super().__init__(rcode)
-        self.rcode = rcode
+    """The packet is none that can be answered as asked: FORMERR."""
 
 
 def question_labels(packet: bytes) -> list[int]:
@@ -71,13 +73,13 @@ def parse_opt(packet: bytes, at: int) -> Opt:
         raise FormError
     owner_type, size, _, version, flags, length = _OPT(packet, at)
     at += 11
-    if owner_type != b"\0\0\x29" or at + length != end:
+    if owner_type != OPT_START or at + length != end:
         raise FormError
     do = flags >= _DO
     if version:
-        return size, version, do, False, None
-    nsid = False
+        return size, version, do, None, None
     ecs: Ecs | None = None
+    wishes: Wishes | None = None
     left = OPTIONS_MAX
     while at < end:
         if packet[at : at + 8] == _ECS_24 and at + 11 <= end and ecs is None:
@@ -94,10 +96,24 @@ def parse_opt(packet: bytes, at: int) -> Opt:
             if ecs is not None:
                 raise FormError
             ecs = _ecs(packet, at, length)
-        elif code == types.OPTION_NSID:
-            nsid = True
+        elif code in _WISHES:
+            wishes = _wished(wishes or NO_WISHES, code, packet[at + 4 : at + 4 + length])
         at += 4 + length
-    return size, 0, do, nsid, ecs
+    return size, 0, do, ecs, wishes
+
+
+_WISHES: Final = frozenset(
+    (types.OPTION_NSID, types.OPTION_COOKIE, types.OPTION_KEEPALIVE, types.OPTION_PADDING))
+
+
+def _wished(wishes: Wishes, code: int, data: bytes) -> Wishes:
+    nsid, cookie, keepalive, padding = wishes
+    if code == types.OPTION_COOKIE and not cookie:  # all but the first are passed over (RFC 7873 §5.2)
+        if len(data) != 8 and not 16 <= len(data) <= 40:
+            raise FormError  # RFC 7873 §5.2.2
+        cookie = data
+    return (nsid or code == types.OPTION_NSID, cookie, keepalive or code == types.OPTION_KEEPALIVE,
+            padding or code == types.OPTION_PADDING)
 
 
 def _ecs(packet: bytes, at: int, length: int) -> Ecs:
@@ -163,6 +179,75 @@ def ecs_echo(packet: bytes, ecs: Ecs, scope: int) -> bytes:
     """The client subnet option as it came, its scope set (RFC 7871 §7.2.1)."""
     _, _, _, at, length = ecs
     return packet[at : at + 7] + OCTET[scope] + packet[at + 8 : at + length]
+
+
+def asked_opt(packet: bytes, at: int) -> bytes:
+    """The plain OPT of a reply where a query has one at that place, whatever is in it; else nothing (RFC 6891 §7)."""
+    return PLAIN_OPT[packet[at + 7] >> 7] if packet[at : at + 3] == OPT_START and at + 11 <= len(packet) else b""
+
+
+Tail = tuple[int, int]
+"""Where the OPT and the TSIG start; 0: there is none."""
+
+
+def tail(packet: bytes, at: int, authority: int, additional: int) -> Tail:
+    """The records behind a question, as only neighbours send them: an SOA (IXFR), an OPT, a last TSIG (RFC 8945 §5.1).
+
+    FormError for more than `TAIL_MAX` records, for others, and for what does not fill the packet.
+    """
+    if authority + additional > TAIL_MAX or authority > 1:
+        raise FormError
+    opt_at = tsig_at = 0
+    for number in range(authority + additional):
+        start = at
+        at = _past_name(packet, at)
+        if at + 10 > len(packet):
+            raise FormError
+        type_, length = packet[at] << 8 | packet[at + 1], packet[at + 8] << 8 | packet[at + 9]
+        at += 10 + length
+        if number < authority:
+            if type_ != types.SOA:
+                raise FormError
+        elif type_ == types.OPT and not opt_at and packet[start : start + 3] == OPT_START:
+            opt_at = start
+        elif type_ == types.TSIG and number + 1 == authority + additional:
+            tsig_at = start
+        else:
+            raise FormError
+    if at != len(packet):
+        raise FormError
+    return opt_at, tsig_at
+
+
+TAIL_MAX: Final = 3
+
+
+def _past_name(packet: bytes, at: int) -> int:
+    """The offset behind a name; a pointer ends it and is not followed."""
+    end = min(len(packet), at + 255)
+    while at < end:
+        length = packet[at]
+        if length > 63:
+            if length < 0xC0:
+                raise FormError
+            return at + 2
+        at += length + 1
+        if not length:
+            return at
+    raise FormError
+
+
+def unknown_key(packet: bytes, at: int) -> bytes:
+    """The TSIG that refuses the one at that offset: BADKEY, without a MAC (RFC 8945 §5.2.1). FormError."""
+    fixed = _past_name(packet, at)
+    rdata = fixed + 10
+    times = _past_name(packet, rdata)
+    algorithm = packet[rdata:times]
+    # A pointer would point elsewhere in the reply; no sender compresses these names (RFC 8945 §4.2).
+    if any(name[-2:-1] >= b"\xc0" for name in (packet[at:fixed], algorithm)) or times + 16 > len(packet):
+        raise FormError
+    data = algorithm + packet[times : times + 8] + b"\0\0" + packet[:2] + types.BADKEY.to_bytes(2, "big") + b"\0\0"
+    return packet[at:fixed] + b"\0\xfa\0\xff\0\0\0\0" + len(data).to_bytes(2, "big") + data
 
 
 def option(code: int, data: bytes) -> bytes:

@@ -45,10 +45,11 @@ class Entry:
 class Zone:
     """A zone's part of negative answers: the SOA behind its owner, cut to the negative TTL (RFC 2308 §3)."""
 
-    __slots__ = ("apex", "nodata", "nxdomain", "serial", "soa_tail")
+    __slots__ = ("apex", "nodata", "number", "nxdomain", "serial", "soa_tail")
 
-    def __init__(self, apex: bytes, soa_tail: bytes, serial: int) -> None:
+    def __init__(self, apex: bytes, soa_tail: bytes, serial: int, number: int) -> None:
         self.apex = apex
+        self.number = number + 1  # 0: of no zone
         self.soa_tail = soa_tail
         self.serial = serial
         self.nodata = wire.heads(authority=1)
@@ -179,7 +180,7 @@ class Image:
     def _zone(self, index: int) -> Zone:
         node, _, negative, _, serial, _ = layout.ZONE.unpack_from(self._part(layout.S_ZONES), index * layout.ZONE.size)
         at, length, *_ = layout.NODE.unpack_from(self._node_part, node * layout.NODE.size)
-        return Zone(bytes(self._names[at : at + length]), self._entry(negative).data[2:], serial)
+        return Zone(bytes(self._names[at : at + length]), self._entry(negative).data[2:], serial, index)
 
     def _node(self, index: int) -> Node:
         (at, length, _, flags, zone, rrsets, record, wildcard, cut, bitmap, bitmap_len, count, _) = (

@@ -13,28 +13,40 @@ import sys
 import time
 import traceback
 from collections.abc import MutableSequence
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from dnsd import metrics
-from dnsd.answer import Context, respond
+from dnsd.answer import respond
+from dnsd.context import DESK
 from dnsd.image.reading import Image
 from dnsd.serve import mmsg
+from dnsd.serve.contexts import Answering, Contexts
+from dnsd.serve.tap import Tap
+
+if TYPE_CHECKING:
+    from dnsd.serve.desk import Desk
 
 ROUNDS: Final = 8  # batches in one turn of the event loop, about 2 ms of work
 _REPORT_SECONDS: Final = 60
 
 
 class Serving:
-    """What a worker serves now: an image, which the worker replaces, and the contexts all its doors answer in."""
+    """What a worker serves now: an image, which the worker replaces, and the contexts all its doors answer in.
 
-    __slots__ = ("_reported", "count", "image", "tcp", "udp")
+    `desk` and `tap`, where there are any, take what is the control process's to answer, and samples.
+    """
 
-    def __init__(self, image: Image, count: memoryview, node: str) -> None:
+    __slots__ = ("_reported", "contexts", "count", "desk", "image", "tap", "tcp", "tls", "udp")
+
+    def __init__(self, image: Image, count: memoryview, node: str, answering: Answering | None = None,
+                 workers: int = 1) -> None:
         self.image = image
         self.count = count
         slots = cast("MutableSequence[int]", count)  # all of it that is used: [i] and [i] = n
-        self.udp = Context(slots, node=node)
-        self.tcp = Context(slots, tcp=True, node=node)
+        self.contexts = Contexts(slots, node, answering, workers)
+        self.udp, self.tcp, self.tls = self.contexts.all()
+        self.desk: Desk | None = None
+        self.tap: Tap | None = None
         self._reported = -float(_REPORT_SECONDS)
 
     def failed(self, packet: bytes) -> bytes | None:
@@ -61,11 +73,12 @@ class Listener:
     def readable(self) -> None:
         """Answer what has arrived, at most `ROUNDS` batches of it."""
         channel, serving = self._channel, self._serving
-        context = serving.udp
+        context, contexts = serving.udp, serving.contexts
         for _ in range(ROUNDS):
             number = channel.receive()
             if number <= 0:
-                return
+                break
+            contexts.arrived(number)
             image, now = serving.image, int(time.time())
             try:
                 replies = [
@@ -73,8 +86,17 @@ class Listener:
             except Exception:
                 replies = self._one_by_one(image, now)
             channel.send(replies)
+            if serving.desk is not None and DESK in replies:
+                serving.desk.udp(channel, replies)
+            if serving.tap is not None:
+                serving.tap.udp(channel, replies)
             if number < mmsg.BATCH:
-                return
+                break
+        else:
+            contexts.turned(full=True)
+            return
+        if context.shed:
+            contexts.turned(full=False)
 
     def _one_by_one(self, image: Image, now: int) -> list[bytes | None]:
         """The batch again, each query on its own, after one of it raised."""

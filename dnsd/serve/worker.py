@@ -20,18 +20,23 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dnsd import metrics
+from dnsd.dns.prefixes import Prefixes
 from dnsd.image import frames, layout
 from dnsd.image.reading import Image
 from dnsd.model import Stamp
 from dnsd.serve import mmsg
+from dnsd.serve.contexts import Answering
+from dnsd.serve.crowd import Crowd, Limits
 from dnsd.serve.images import Images
-from dnsd.serve.stream import Door, Limits
+from dnsd.serve.stream import Door
+from dnsd.serve.tap import Tap
+from dnsd.serve.tls import Certificate, SecureDoor
 from dnsd.serve.udp import Listener, Serving
 
 TICK_SECONDS: Final = 0.25
@@ -44,7 +49,8 @@ NO_IMAGE: Final = Stamp(0, 0, 0)  # acknowledged by a worker that has found none
 
 
 class Settings(NamedTuple):
-    """The worker's JSON argument. `udp`, `tcp`, `feed` and `lifeline` are inherited descriptors; `stats` a path."""
+    """The worker's JSON argument. `udp`, `tcp`, `tls`, `feed`, `desk`, `tap` and `lifeline` are inherited descriptors,
+    -1 where there is none; `stats` is a path."""
 
     slot: int
     node: str
@@ -56,6 +62,14 @@ class Settings(NamedTuple):
     lifeline: int
     stats: str
     limits: dict[str, Any]
+    answering: dict[str, Any]
+    tls: Sequence[int] = ()
+    certificate: str | None = None
+    key: str | None = None
+    proxy_from: Sequence[str] = ()
+    desk: int = -1
+    tap: int = -1
+    tap_every: int = 1000
 
 
 def main(argument: str) -> int:
@@ -82,9 +96,11 @@ class Worker:
         self._feed = _socket(settings.feed)
         self._udp = [_socket(fd) for fd in settings.udp]
         self._tcp = [_socket(fd) for fd in settings.tcp]
+        self._tls = [_socket(fd) for fd in settings.tls]
         self._drops = [_kernel_drops(sock) for sock in self._udp]
         self._serving: Serving | None = None
-        self._door: Door | None = None
+        self._crowd = Crowd(Limits(**settings.limits))
+        self._certificate: Certificate | None = None
         self._listeners: list[Listener] = []
         self._servers: list[asyncio.Server] = []
         self._leaving = asyncio.Event()  # told to, or alone
@@ -114,16 +130,26 @@ class Worker:
     async def _open(self, image: Image) -> None:
         """Open the doors."""
         settings = self._settings
-        serving = Serving(image, self._count, f"{settings.node} w{settings.slot}")
-        door = Door(serving, Limits(**settings.limits))
+        answering = Answering(**settings.answering)
+        serving = Serving(image, self._count, f"{settings.node} w{settings.slot}", answering, settings.workers)
+        if settings.desk >= 0:
+            from dnsd.serve.desk import Desk
+
+            serving.desk = Desk(_socket(settings.desk), serving)
+        if settings.tap >= 0:
+            serving.tap = Tap(_socket(settings.tap), settings.tap_every, settings.slot, self._count)
         loop = asyncio.get_running_loop()
-        for sock in self._tcp:
+        doors = [(sock, Door(serving, self._crowd, proxied=Prefixes(settings.proxy_from))) for sock in self._tcp]
+        if settings.certificate and settings.key:
+            self._certificate = Certificate(settings.certificate, settings.key, self._count)
+            doors += [(sock, SecureDoor(serving, self._crowd, self._certificate)) for sock in self._tls]
+        for sock, door in doors:
             self._servers.append(await loop.create_server(door.connection, sock=sock, backlog=BACKLOG))
         for sock in self._udp:
             listener = Listener(mmsg.channel(sock, self._count), serving)
             self._listeners.append(listener)
             loop.add_reader(sock, listener.readable)
-        self._serving, self._door = serving, door
+        self._serving = serving
         self._changed()
 
     # --- what happens from outside ---
@@ -177,7 +203,7 @@ class Worker:
         head[metrics.STARTED_MS] = time.time_ns() // 1_000_000
         head[metrics.STARTS] += 1
         head[metrics.PID] = os.getpid()
-        self._count[metrics.TCP_OPEN] = 0
+        self._count[metrics.TCP_OPEN] = self._count[metrics.TLS_OPEN] = 0
 
     def _tick(self, ticks: int = 0) -> None:
         """A few times a second: say that we live, look for stalls, enforce time limits, mend what failed."""
@@ -187,8 +213,11 @@ class Worker:
             self._count[metrics.LOOP_STALLS] += 1
         self._due = now + TICK_SECONDS
         self._head[metrics.BEAT_MS] = int(now * 1000)
-        if self._door:
-            self._door.sweep()
+        self._crowd.sweep()
+        if self._certificate:
+            self._certificate.reload_if_changed()
+        if self._serving:
+            self._serving.contexts.tick()
         for i, sock in enumerate(self._udp):
             drops = _kernel_drops(sock)
             self._count[metrics.UDP_KERNEL_DROPS] += (drops - self._drops[i]) & 0xFFFFFFFF
@@ -207,11 +236,10 @@ class Worker:
         """Take no new connection, answer what has been asked, give clients a moment to take it."""
         for server in self._servers:
             server.close()
-        if self._door:
-            self._door.drain()
-            deadline = time.monotonic() + LEAVE_SECONDS
-            while self._door.open and time.monotonic() < deadline and not self._alone:
-                await asyncio.sleep(0.01)
+        self._crowd.drain()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while len(self._crowd) and time.monotonic() < deadline and not self._alone:
+            await asyncio.sleep(0.01)
         for listener in self._listeners:
             listener.readable()
 

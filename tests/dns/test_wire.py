@@ -75,8 +75,8 @@ def test_client_subnet_key_and_echo(subnet: tuple[bool, int, int], before: bytes
     option = struct.pack(">HHHBB", 8, 4 + len(packed), 2 if v6 else 1, source, 0) + packed
     options = struct.pack(">HH", 65001, len(before)) + before + option
     packet = b"\0\0\x29\4\xd0\0\0\0\0" + struct.pack(">H", len(options)) + options
-    size, version, do, nsid, found = wire.parse_opt(packet, 0)
-    assert (size, version, do, nsid) == (1232, 0, False, False)
+    size, version, do, found, wishes = wire.parse_opt(packet, 0)
+    assert (size, version, do, wishes) == (1232, 0, False, None)
     assert found is not None
     assert found[:3] == (v6, address if v6 else address >> 8, source)
     assert wire.ecs_echo(packet, found, scope) == option[:7] + bytes([scope]) + option[8:]
@@ -104,6 +104,5 @@ def test_question_labels_are_dnspythons(data: bytes) -> None:
 def test_the_longest_name_and_one_more() -> None:
     longest = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"b" * 61 + b"\0"
     assert wire.question_labels(bytes(12) + longest + bytes(4))[-1] == 12 + 254
-    with pytest.raises(FormError) as caught:
+    with pytest.raises(FormError):
         wire.question_labels(bytes(12) + longest[:192] + b"\x3e" + b"b" * 62 + b"\0" + bytes(4))
-    assert caught.value.rcode == 1

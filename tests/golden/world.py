@@ -22,8 +22,9 @@ import dns.rdatatype
 import dns.zone
 
 from dnsd import metrics
-from dnsd.answer import Context, respond
+from dnsd.answer import respond
 from dnsd.compile import image as compiler
+from dnsd.context import Context
 from dnsd.image import layout
 from dnsd.image.reading import Image
 from dnsd.image.table import MapTable

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnsd import metrics
-from dnsd.answer import Context, respond
+from dnsd.answer import respond
+from dnsd.context import Context
 from dnsd.image import frames, layout
 from dnsd.model import Stamp
 from dnsd.serve.images import Images

@@ -69,7 +69,7 @@ class Rig:
             "slot": 0, "node": "n1", "workers": 1, "state": str(self.state),
             "udp": [s.fileno() for s in self.bound.udp], "tcp": [s.fileno() for s in self.bound.tcp],
             "feed": self.workers_end.fileno(), "lifeline": self.lifeline, "stats": str(self.state / "stats"),
-            "limits": Limits()._asdict(),
+            "limits": Limits()._asdict(), "answering": {},
         }
         self.process = subprocess.Popen(
             [sys.executable, *command, json.dumps(settings), *more], cwd=ROOT,

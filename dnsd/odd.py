@@ -1,0 +1,137 @@
+"""Packets that are no plain query: other opcodes, signed ones, transfers, cookies alone, and what cannot be read.
+
+Lives here: the least that each must be told. Does not live here: plain queries (`answer`), TSIG's checking (control).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dnsd import metrics
+from dnsd.context import DESK, Context
+from dnsd.dns import types, wire
+from dnsd.dns.wire import FormError
+from dnsd.image import layout
+from dnsd.image.reading import Image
+
+_ABOUT_ZONES: Final = frozenset((types.NOTIFY, types.UPDATE))
+
+
+def reply(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) -> bytes | None:
+    """The reply to a packet that is no plain query; None for a reply or a stump, which get none."""
+    if len(packet) < 12 or packet[2] & 0x80:
+        ctx.count[metrics.DROPPED] += 1
+        return None
+    opcode = packet[2] >> 3 & 15
+    if opcode:
+        return _other_opcode(packet, opcode, image, ctx)
+    questions, answers = packet[4:6], packet[6:8]
+    try:
+        if questions == b"\0\0" and packet[6:12] == b"\0\0\0\0\0\1":
+            return _cookie_alone(packet, client, now, ctx)
+        if questions == b"\0\1" and answers == b"\0\0":
+            return _neighbourly(packet, client, ctx)
+    except FormError:
+        pass
+    return malformed(packet, ctx)
+
+
+def malformed(packet: bytes, ctx: Context) -> bytes | None:
+    """FORMERR, with the question where it can be read, and EDNS where that was spoken (RFC 1035 §4.1.1, RFC 6891 §7).
+
+    Two questions are none that can be sent back (RFC 9619 §4).
+    """
+    if ctx.shed:
+        ctx.count[metrics.SHED] += 1
+        return None
+    tail = _question_end(packet)
+    record = wire.asked_opt(packet, tail) if tail > 12 and packet[11] else b""
+    return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, tail=tail, record=record)
+
+
+def reply_signed(packet: bytes, tail: int, ctx: Context) -> bytes | None:
+    """The reply where the one additional record is no OPT; FormError unless it is a TSIG."""
+    _, tsig_at = wire.tail(packet, tail, 0, 1)
+    if not tsig_at:
+        raise FormError
+    return _signed(packet, tail, 0, tsig_at, ctx)
+
+
+def _signed(packet: bytes, tail: int, opt_at: int, tsig_at: int, ctx: Context) -> bytes:
+    """A query with a TSIG: the desk's, where there are keys; else no key is known here (RFC 8945 §5.2.1)."""
+    if ctx.desk is not None and ctx.desk.signed:
+        ctx.count[metrics.DESK] += 1
+        return DESK
+    record = (wire.asked_opt(packet, opt_at) if opt_at else b"") + wire.unknown_key(packet, tsig_at)
+    return _bare(packet, types.NOTAUTH, metrics.KIND_REFUSED, ctx, tail=tail, record=record, extra=2 if opt_at else 1)
+
+
+def _other_opcode(packet: bytes, opcode: int, image: Image, ctx: Context) -> bytes | None:
+    """Nobody may change a zone from outside, and we are nobody's secondary; the other opcodes mean nothing here."""
+    if ctx.shed:
+        ctx.count[metrics.SHED] += 1
+        return None
+    if opcode not in _ABOUT_ZONES:
+        return _bare(packet, types.NOTIMP, metrics.KIND_NOTIMP, ctx, opcode=opcode)
+    tail = _question_end(packet)
+    if tail == 12:
+        return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, opcode=opcode)
+    node = image.get(packet[12 : tail - 4].lower())
+    rcode = types.REFUSED if node is not None and node.flags & layout.N_APEX else types.NOTAUTH  # RFC 2136 §3.1.2
+    return _bare(packet, rcode, metrics.KIND_REFUSED, ctx, tail=tail, opcode=opcode)
+
+
+def _cookie_alone(packet: bytes, client: bytes, now: int, ctx: Context) -> bytes | None:
+    """No question but a cookie: whoever asks wants ours (RFC 7873 §5.4)."""
+    _, version, do, _, wishes = wire.parse_opt(packet, 12)
+    if version or wishes is None or not wishes[1] or ctx.cookies is None:
+        raise FormError
+    cookie = wishes[1]
+    guard = ctx.guard
+    if ctx.strict and guard is not None and guard.over(client, 0, 4) and not guard.slip():
+        ctx.count[metrics.LIMITED_DROPPED] += 1
+        return None
+    valid, data = ctx.cookies.answer(cookie, client, now)
+    rcode = 0 if valid or len(cookie) == 8 else types.BADCOOKIE
+    record = wire.opt(do, wire.option(types.OPTION_COOKIE, data), rcode >> 4)
+    ctx.count[metrics.COOKIES] += 1
+    return _bare(packet, rcode, metrics.KIND_COOKIE, ctx, record=record)
+
+
+def _neighbourly(packet: bytes, client: bytes, ctx: Context) -> bytes | None:
+    """Signed queries, and IXFR with the SOA that a secondary has (RFC 1995 §3)."""
+    tail = _question_end(packet)
+    if tail == 12:
+        raise FormError
+    authority, additional = packet[8] << 8 | packet[9], packet[10] << 8 | packet[11]
+    opt_at, tsig_at = wire.tail(packet, tail, authority, additional)
+    if tsig_at:
+        return _signed(packet, tail, opt_at, tsig_at, ctx)
+    if not authority or packet[tail - 4 : tail - 2] != types.IXFR.to_bytes(2, "big"):
+        raise FormError
+    if ctx.desk is not None and ctx.desk.takes(b"", packet[tail - 4 : tail], client):
+        ctx.count[metrics.DESK] += 1
+        return DESK
+    record = wire.asked_opt(packet, opt_at) if opt_at else b""
+    return _bare(packet, types.REFUSED, metrics.KIND_REFUSED, ctx, tail=tail, record=record)
+
+
+def _question_end(packet: bytes) -> int:
+    """Where the only question ends; 12 where there is no such."""
+    if packet[4:6] != b"\0\1":
+        return 12
+    try:
+        return wire.question_labels(packet)[-1] + 5
+    except FormError:
+        return 12
+
+
+def _bare(packet: bytes, rcode: int, kind: int, ctx: Context, *, tail: int = 12, record: bytes = b"",
+          extra: int = -1, opcode: int = 0) -> bytes:
+    """A reply without data: head, the question up to `tail`, and the `extra` records that are in `record`."""
+    ctx.count[kind] += 1
+    ctx.count[metrics.RCODE + rcode] += 1
+    if extra < 0:
+        extra = 1 if record else 0
+    heads = wire.heads(rcode, aa=False, extra=extra, opcode=opcode, questions=1 if tail > 12 else 0)
+    return packet[:2] + heads[packet[2] & 1] + packet[12:tail] + record

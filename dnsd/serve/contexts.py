@@ -1,0 +1,116 @@
+"""The contexts a worker answers in, made from its settings, and what changes in them while it runs.
+
+Lives here: settings -> `Context` for each kind of door; when the guard is needed; when the least useful is shed.
+Does not live here: what a context means to an answer (`answer`), the cookie file (`serve.secrets`).
+
+No bucket of the guard can run over while all queries of a quarter of a second together are fewer than one bucket
+grants, so until then nobody asks the guard. A turn of the event loop that ends with the kernel's queue still full is
+overload: each such turn sheds one more kind of answer, each other turn one less.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Mapping, MutableSequence, Sequence
+from typing import Any, Final, NamedTuple, cast
+
+from dnsd import __version__
+from dnsd.context import Context, Desk
+from dnsd.dns import names
+from dnsd.dns.guard import Guard
+from dnsd.dns.prefixes import Prefixes
+
+TICKS_PER_SECOND: Final = 4
+SHED_MOST: Final = 3
+
+
+class Answering(NamedTuple):
+    """The settings' part `answering`; see docs/config.md for what they mean. `guard`: the shared table's file."""
+
+    resolvers: Sequence[str] = ("0.0.0.0/0", "::/0")
+    identity: bool = True
+    version: bool = False
+    rate: Mapping[str, Any] | None = None
+    guard: str = ""
+    guard_key: int = 0
+    cookies: str | None = None
+    signed: bool = False
+    neighbours: Sequence[str] = ()
+    why: Sequence[str] = ()
+
+
+class Contexts:
+    """One worker's contexts: `udp`, `tcp` and `tls`. `workers`: how many share the guard's table."""
+
+    def __init__(self, count: MutableSequence[int], node: str, answering: Answering | None = None,
+                 workers: int = 1) -> None:
+        answering = answering or Answering()
+        self.udp = Context(count, node=node)
+        self.tcp = Context(count, tcp=True, node=node)
+        self.tls = Context(count, tcp=True, node=node)
+        self.tls.pad = True
+        self.guard = _guard(answering)
+        self._free = _free(answering, workers)
+        self._seen = 0
+        everybody = {"0.0.0.0/0", "::/0"} <= set(answering.resolvers)
+        desk = Desk(Prefixes(answering.neighbours), Prefixes(answering.why), answering.signed)
+        for context in self.all():
+            context.ecs_from = None if everybody else Prefixes(answering.resolvers)
+            context.chaos = _chaos(answering)
+            context.desk = desk if any(desk) else None
+        self.udp.guard = self.guard
+
+    def all(self) -> tuple[Context, Context, Context]:
+        """Every context."""
+        return self.udp, self.tcp, self.tls
+
+    def arrived(self, number: int) -> None:
+        """So many datagrams came in; called before they are answered."""
+        self._seen += number
+        if self.guard is not None and self._seen > self._free:
+            self.udp.strict = True
+            self.guard.tick(time.monotonic_ns())
+
+    def turned(self, full: bool) -> None:
+        """A turn of the UDP loop is over; `full`: the queue was never empty."""
+        context = self.udp
+        if full:
+            context.shed = min(SHED_MOST, context.shed + 1)
+            context.strict = True
+        elif context.shed:
+            context.shed -= 1
+
+    def tick(self) -> None:
+        """A quarter of a second has passed."""
+        self._seen = 0
+        self.udp.strict = self.udp.shed > 0
+
+
+def _guard(answering: Answering) -> Guard | None:
+    rate = answering.rate
+    if rate is None:
+        return None
+    with open(answering.guard, "r+b") as file:
+        table = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+    return Guard(
+        cast("MutableSequence[int]", table), answers=rate["answers"], others=rate["others"], burst_s=rate["burst_seconds"],
+        raised_by=rate["raised_by"], exempt=Prefixes(rate["exempt"]), raised=Prefixes(rate["raised"]),
+        key=answering.guard_key)
+
+
+def _free(answering: Answering, workers: int) -> int:
+    if answering.rate is None:
+        return 0
+    return int(min(answering.rate["answers"], answering.rate["others"]) / TICKS_PER_SECOND / workers)
+
+
+def _chaos(answering: Answering) -> dict[bytes, bytes | None]:
+    """What `CH TXT` tells (RFC 4892 §2, and the names BIND made customary)."""
+    told: dict[bytes, bytes | None] = {}
+    if answering.identity:
+        told |= dict.fromkeys((names.to_wire("id.server"), names.to_wire("hostname.bind")))
+    if answering.version:
+        version = f"dnsd {__version__}".encode()
+        told |= dict.fromkeys((names.to_wire("version.server"), names.to_wire("version.bind")), version)
+    return told
