@@ -1,114 +1,96 @@
-"""The TCP door: framing, pipelining and the limits that keep one client from costing the others anything.
+"""The TCP door: framing, pipelining, and what a connection may cost.
 
-Lives here: connections and who of them must go. Does not live here: accepting (asyncio's), TLS, answering.
+Lives here: connections and their octets. Does not live here: who of them must go (`crowd`), TLS (`tls`), the PROXY
+header (`proxy`), accepting (asyncio's), answering.
 
 All queries of one read are answered by one write: a pipelining client costs a system call per read, not per answer.
 Nothing waits without bound: reading pauses while whole queries are unanswered or answers unsent, so a client that
-writes and never reads holds one read and one write buffer until it has stalled too long. Deadlines are looked at by one
-sweep over all connections, not by a timer each: a short connection sets none up.
+writes and never reads holds one read and one write until it has stalled too long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Final, NamedTuple, cast
 
 from dnsd import metrics
 from dnsd.answer import respond
+from dnsd.context import Context
+from dnsd.dns.prefixes import Prefixes
+from dnsd.serve import proxy
+from dnsd.serve.crowd import Crowd, Member, prefix_of
 from dnsd.serve.mmsg import packed
 from dnsd.serve.udp import Serving
 
 TURN: Final = 256  # queries answered before other connections get their turn
 WRITE_AT: Final = 32 * 1024  # octets of answers gathered before they are handed to the kernel
-HIGH_WATER: Final = 64 * 1024
 
 
-class Limits(NamedTuple):
-    """What a worker grants; seconds and numbers, see docs/config.md [tcp]."""
+class Slots(NamedTuple):
+    """Where a door counts."""
 
-    connections: int = 512
-    per_prefix: int = 128
-    queries: int = 1_000_000
-    first_query_seconds: float = 5.0
-    idle_seconds: float = 10.0
-    stall_seconds: float = 5.0
-    lifetime_seconds: float = 600.0
+    queries: int
+    responses: int
+    octets_in: int
+    octets_out: int
+    accepted: int
+    open: int
+    closed: Mapping[str, int]  # by reason
+
+
+TCP: Final = Slots(
+    metrics.QUERIES_TCP, metrics.RESPONSES_TCP, metrics.BYTES_IN_TCP, metrics.BYTES_OUT_TCP,
+    metrics.TCP_ACCEPTED, metrics.TCP_OPEN, metrics.TCP_CLOSED)
 
 
 class Door:
-    """All TCP connections of a worker, the longest inactive first. `connection` is the protocol factory for asyncio."""
+    """What the connections of some listening sockets share. `connection` is the protocol factory for asyncio.
 
-    def __init__(self, serving: Serving, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    Connections from the peers in `proxied`, and no others, must begin with a PROXY header, which is believed.
+    """
+
+    slots = TCP
+
+    def __init__(self, serving: Serving, crowd: Crowd, context: Context | None = None, *,
+                 proxied: Prefixes = Prefixes(())) -> None:  # noqa: B008 - a value
         self.serving = serving
-        self.limits = limits
-        self.clock = clock
-        self.open: OrderedDict[Connection, None] = OrderedDict()
-        self.prefixes: dict[bytes, int] = {}  # open connections by prefix
-        self._draining = False
+        self.crowd = crowd
+        self.context = context or serving.tcp
+        self.proxied = proxied
+        self.open = 0
 
     def connection(self) -> Connection:
         """A protocol for a connection just accepted."""
         return Connection(self)
 
-    def admit(self, connection: Connection) -> str | None:
-        """Take a connection in, if need be in place of the longest inactive one; else why it has to go."""
-        count = self.serving.count
-        count[metrics.TCP_ACCEPTED] += 1
-        if self._draining:
-            return "drain"
-        same = self.prefixes.get(connection.prefix, 0)
-        if same >= self.limits.per_prefix:
-            return "prefix_limit"
-        if len(self.open) >= self.limits.connections:
-            next(iter(self.open)).abort("limit")
-            same = self.prefixes.get(connection.prefix, 0)
-        self.open[connection] = None
-        self.prefixes[connection.prefix] = same + 1
-        count[metrics.TCP_OPEN] = len(self.open)
-        return None
-
-    def forget(self, connection: Connection) -> None:
-        """A connection is gone, or on its way; does nothing the second time."""
-        if connection in self.open:
-            del self.open[connection]
-            left = self.prefixes.pop(connection.prefix) - 1
-            if left:
-                self.prefixes[connection.prefix] = left
-            self.serving.count[metrics.TCP_OPEN] = len(self.open)
-
-    def sweep(self) -> None:
-        """Close what is over a time limit; to be called a few times a second."""
-        now = self.clock()
-        for connection in list(self.open):
-            connection.expire(now)
-
-    def drain(self) -> None:
-        """Answer what has been asked, take nothing new: every connection closes as soon as its answers are out."""
-        self._draining = True
-        for connection in list(self.open):
-            connection.finish("drain")
+    def count(self, change: int) -> None:
+        """A connection more or less."""
+        self.open += change
+        self.serving.count[self.slots.open] = self.open
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol, Member):
     """One client: octets in, the answers of all whole queries among them out."""
 
     __slots__ = (
-        "_blocked", "_closed", "_door", "_eof", "_last", "_more", "_opened", "_paused", "_pending", "_queries",
-        "_reason", "_scheduled", "_transport", "client", "prefix")
+        "_blocked", "_closed", "_door", "_eof", "_headless", "_last", "_more", "_opened", "_paused", "_pending",
+        "_queries", "_reason", "_scheduled", "_transport", "client")
 
     _transport: asyncio.Transport
 
     def __init__(self, door: Door) -> None:
         self._door = door
         self.client = self.prefix = b""
+        self.line = None
+        self.busy = False
         self._pending = b""  # octets not answered yet; a part of a query, or whole ones behind a pause
         self._queries = 0
         self._more = False  # a whole query among the pending octets
         self._eof = self._paused = self._scheduled = False
-        self._opened = self._last = door.clock()
+        self._headless = False  # the PROXY header is still to come
+        self._opened = self._last = door.crowd.clock()
         self._blocked = 0.0  # since when the client has not taken what we wrote; 0: it does
         self._closed = 0.0  # when we ended it; 0: we have not
         self._reason = ""  # why to end it once `_more` is answered
@@ -118,20 +100,29 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted: counted against the limits, refused by a reset."""
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        # 0: told of anything the kernel has not taken, for a connection with unsent answers is not an idle one.
+        self._transport.set_write_buffer_limits(high=0)
         peer = transport.get_extra_info("peername")
         if not peer:  # gone before it was accepted
             self._transport.abort()
             return
+        door = self._door
         self.client = packed(peer[0])
-        self.prefix = self.client[:3] if len(self.client) == 4 else self.client[:7]
-        refused = self._door.admit(self)
+        self._headless = self.client in door.proxied
+        if not self._headless:
+            self.prefix = prefix_of(self.client)
+        door.serving.count[door.slots.accepted] += 1
+        refused = door.crowd.admit(self)
         if refused:
             self.abort(refused)
+        else:
+            door.count(1)
 
     def data_received(self, data: bytes) -> None:
         """Some octets, however they were cut."""
         self._pending = self._pending + data if self._pending else data
+        if self._headless and not self._head_read():
+            return
         if not self._scheduled:
             self._answer()
 
@@ -144,12 +135,14 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """The client does not take its answers: no more of its queries until it does."""
-        self._blocked = self._door.clock()
+        self._blocked = self._door.crowd.clock()
         self._pause(True)
+        self._settle()
 
     def resume_writing(self) -> None:
         """It does again."""
         self._blocked = 0.0
+        self._last = self._door.crowd.clock()
         if not self._scheduled:
             self._answer()
 
@@ -157,15 +150,36 @@ class Connection(asyncio.Protocol):
         """Gone, by either side."""
         if not self._closed and self.client:
             self._count("error" if exc else "client")
-        self._closed = self._closed or self._door.clock()
-        self._door.forget(self)
+        self._closed = self._closed or self._door.crowd.clock()
+        self._forget()
 
     # --- answering ---
+
+    def _head_read(self) -> bool:
+        """Whether the PROXY header is there; it is taken off, and its client stands for the peer."""
+        try:
+            head = proxy.read(self._pending)
+        except ValueError:
+            self.abort("proxy")
+            return False
+        if head is None:
+            return False
+        self._headless = False
+        self._pending = self._pending[head.size :]
+        if head.client:
+            self.client = head.client
+            refused = self._door.crowd.join(self, prefix_of(head.client))
+            if refused:
+                self.abort(refused)
+                return False
+        return True
 
     def _answer(self) -> None:
         """Answer whole queries, a turn's worth; read on when none is left, take another turn when one is."""
         self._scheduled = False
-        if self._closed or self._blocked:
+        if self._closed or self._blocked or self._headless:
+            if self._eof and self._headless and not self._closed:
+                self._close("proxy")
             return
         self._more = self._answer_turn()
         if self._closed:
@@ -179,11 +193,14 @@ class Connection(asyncio.Protocol):
             self._close(self._reason or "client")
         elif not self._blocked:
             self._pause(False)
+        self._settle()
 
     def _answer_turn(self) -> bool:
         """Answer up to `TURN` queries and hand the answers over in one write; whether a whole query is left."""
-        serving, client, data = self._door.serving, self.client, self._pending
-        image, context, now = serving.image, serving.tcp, int(time.time())
+        door, client, data = self._door, self.client, self._pending
+        serving, context = door.serving, door.context
+        context.keepalive = door.crowd.keepalive
+        image, now = serving.image, int(time.time())
         out: list[bytes] = []
         at = number = gathered = 0
         more = malformed = False
@@ -210,23 +227,26 @@ class Connection(asyncio.Protocol):
         if number:
             self._account(number, at, len(out) // 2, gathered)
         if out:
-            self._transport.write(b"".join(out))
+            self._write(b"".join(out))
+        if serving.tap is not None and number:
+            serving.tap.stream(client, self._transport, data, out[1::2], number, tls=context.pad)
         if malformed:
             self._close("malformed")
-        elif self._queries >= self._door.limits.queries:
+        elif self._queries >= door.crowd.limits.queries:
             self._close("queries")
         return more
 
     def _account(self, queries: int, octets: int, answers: int, gathered: int) -> None:
         self._queries += queries
-        self._last = self._door.clock()
-        if self in self._door.open:
-            self._door.open.move_to_end(self)
-        count = self._door.serving.count
-        count[metrics.QUERIES_TCP] += queries
-        count[metrics.BYTES_IN_TCP] += octets - 2 * queries
-        count[metrics.RESPONSES_TCP] += answers
-        count[metrics.BYTES_OUT_TCP] += gathered
+        self._last = self._door.crowd.clock()
+        count, slots = self._door.serving.count, self._door.slots
+        count[slots.queries] += queries
+        count[slots.octets_in] += octets - 2 * queries
+        count[slots.responses] += answers
+        count[slots.octets_out] += gathered
+
+    def _settle(self) -> None:
+        self._door.crowd.settle(self, busy=self._more or bool(self._blocked))
 
     def _pause(self, pause: bool) -> None:
         if pause != self._paused and not self._transport.is_closing():
@@ -237,6 +257,11 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
 
     # --- leaving ---
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the client does not take its answers."""
+        return bool(self._blocked)
 
     def finish(self, reason: str) -> None:
         """Close when the answers to what was asked so far are out."""
@@ -249,32 +274,46 @@ class Connection(asyncio.Protocol):
         """Close now and throw away what was not sent."""
         if not self._closed:
             self._count(reason)
-            self._closed = self._door.clock()
-        self._door.forget(self)
+            self._closed = self._door.crowd.clock()
+        self._forget()
         self._transport.abort()
 
     def expire(self, now: float) -> None:
         """Close or abort if a limit says so."""
-        limits = self._door.limits
+        limits = self._door.crowd.limits
         since = self._closed or self._blocked
         if since:
             if now - since > limits.stall_seconds:
                 self.abort("stalled")
         elif now - self._opened > limits.lifetime_seconds:
-            self._close("lifetime")
+            self.finish("lifetime")
         elif not self._queries:
-            if now - self._opened > limits.first_query_seconds:
-                self._close("first_query")
-        elif now - self._last > limits.idle_seconds:
+            if now - self._last > limits.first_query_seconds:
+                self._close("proxy" if self._headless else "first_query")
+        elif now - self._last > self._door.crowd.idle_seconds and not self._more:
             self._close("idle")
 
     def _close(self, reason: str) -> None:
         """No more queries; what is written still goes out, for as long as a stall may last (`expire`)."""
         if not self._closed:
             self._count(reason)
-            self._closed = self._door.clock()
+            self._closed = self._door.crowd.clock()
             self._pending = b""
-            self._transport.close()
+            self._end()
+
+    def _forget(self) -> None:
+        crowd = self._door.crowd
+        if self in crowd:
+            crowd.forget(self)
+            self._door.count(-1)
 
     def _count(self, reason: str) -> None:
-        self._door.serving.count[metrics.TCP_CLOSED[reason]] += 1
+        self._door.serving.count[self._door.slots.closed[reason]] += 1
+
+    # --- the transport, which TLS puts something before ---
+
+    def _write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def _end(self) -> None:
+        self._transport.close()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import socket
 import time
 from asyncio import BaseTransport
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final
 
@@ -28,7 +28,7 @@ PACKET: Final = 32 * 1024  # octets after which another packet is begun; a large
 class Tap:
     """One worker's. `sock` is a non-blocking packet socket to the control process, one in `every` queries is taken."""
 
-    def __init__(self, sock: socket.socket, every: int, slot: int, count: MutableSequence[int]) -> None:
+    def __init__(self, sock: socket.socket, every: int, slot: int, count: memoryview) -> None:
         self.every = every
         self._sock = sock
         self._slot = slot
@@ -45,7 +45,7 @@ class Tap:
                 for at, (slot, size, (client,)) in zip(chosen, batch, strict=True)])
 
     def stream(self, client: bytes, transport: BaseTransport, data: bytes, replies: Sequence[bytes],
-               number: int) -> None:
+               number: int, *, tls: bool = False) -> None:
         """A connection's turn: `data` begins with `number` framed queries, and these replies were given to them.
 
         A query without a reply has none among them; whose a reply is tells its id, and that no query is itself a reply.
@@ -53,7 +53,7 @@ class Tap:
         chosen = self._chosen(number)
         if not chosen:
             return
-        kind, source, local = _ends(client, transport)
+        kind, source, local = _ends(client, transport, tls)
         found: list[Sample] = []
         at = given = 0
         for i in range(chosen[-1] + 1):
@@ -93,9 +93,9 @@ class Tap:
             self._count[metrics.CAPTURE_DROPPED] += len(packet)
 
 
-def _ends(client: bytes, transport: BaseTransport) -> tuple[int, Address, Address]:
+def _ends(client: bytes, transport: BaseTransport, tls: bool) -> tuple[int, Address, Address]:
     """Kind of the connection, the client and its port (0 where a proxy speaks for it), our end."""
-    kind = samples.TLS if transport.get_extra_info("sslcontext") else samples.TCP
+    kind = samples.TLS if tls else samples.TCP
     peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     port = peer[1] if peer and packed(peer[0]) == client else 0
     return kind, Address(client, port), Address(packed(here[0]), here[1]) if here else Address(b"", 0)

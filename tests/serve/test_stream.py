@@ -6,123 +6,23 @@ import asyncio
 import itertools
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import dns.edns
 import dns.message
 import dns.rcode
 import pytest
-import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd import metrics, sockets
+from dnsd import metrics
 from dnsd.image.reading import Image
 from dnsd.serve import stream, udp
-from dnsd.serve.stream import Door, Limits
+from dnsd.serve.crowd import Crowd, Limits
+from dnsd.serve.stream import Door
+from tests.serve.doors import Rig, Streams, ended, framed, large, numbered, reply, run, until
 from tests.serve.samples import addresses, counters, image_bytes, query
-
-LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-def framed(*messages: bytes) -> bytes:
-    return b"".join(struct.pack(">H", len(message)) + message for message in messages)
-
-
-def numbered(number: int) -> bytes:
-    """A message of 14 octets that is its number."""
-    return struct.pack(">H12x", number)
-
-
-class Rig:
-    """A door behind a real listening socket, with a clock of its own."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.now = 1000.0
-        self.count = counters()
-        self.door = Door(udp.Serving(Image(image_bytes()), self.count, "n1"), limits, lambda: self.now)
-        [udp_socket], [self.listening] = sockets.bind([("127.0.0.1", 0)])
-        udp_socket.close()
-        self.open: list[asyncio.StreamWriter] = []
-
-    async def connect(self, source: str = "127.0.0.1", receive: int = 0) -> Streams:
-        sock = socket.socket()
-        if receive:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive)
-        sock.bind((source, 0))
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, self.listening.getsockname())
-        reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 22)
-        self.open.append(writer)
-        return reader, writer
-
-    def closed(self) -> dict[str, int]:
-        """How many connections were closed for which reason."""
-        return {reason: self.count[slot] for reason, slot in metrics.TCP_CLOSED.items() if self.count[slot]}
-
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        self.door.sweep()
-
-
-def run(loop: str, scenario: Callable[[Rig], Coroutine[Any, Any, None]], limits: Limits = Limits()) -> Rig:  # noqa: B008
-    """Play a scenario against a door; afterwards nothing is left of it."""
-    rig = Rig(limits)
-
-    async def play() -> None:
-        server = await asyncio.get_running_loop().create_server(rig.door.connection, sock=rig.listening)
-        try:
-            async with asyncio.timeout(20):
-                await scenario(rig)
-        finally:
-            for writer in rig.open:
-                writer.transport.abort()
-            server.close()
-            await until(lambda: not rig.door.open)
-        assert rig.count[metrics.TCP_OPEN] == 0
-        assert not rig.door.prefixes
-        assert sum(rig.closed().values()) == rig.count[metrics.TCP_ACCEPTED]
-
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        runner.run(play())
-    return rig
-
-
-async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not done():
-            await asyncio.sleep(0.002)
-
-
-async def reply(reader: asyncio.StreamReader) -> bytes:
-    size = struct.unpack(">H", await reader.readexactly(2))[0]
-    return await reader.readexactly(size)
-
-
-async def ended(reader: asyncio.StreamReader) -> bool:
-    """Whether the server closed, or reset, without sending anything more."""
-    with suppress(ConnectionResetError):
-        return await reader.read() == b""
-    return True
-
-
-@pytest.fixture(params=LOOPS)
-def loop(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def echo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every message is its own reply."""
-    monkeypatch.setattr(stream, "respond", lambda packet, *rest: packet)
-
-
-def large(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Every reply is the query's first two octets, filled up to a size."""
-    monkeypatch.setattr(stream, "respond", lambda packet, *rest: packet[:2] + bytes(size - 2))
-
 
 # --- framing ----------------------------------------------------------------------------------------------------------
 
@@ -200,7 +100,7 @@ def test_where_the_octets_are_cut_does_not_matter(sizes: list[int], cuts: list[i
     whole = framed(*messages)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "respond", lambda packet, *rest: packet)
-        connection = Door(udp.Serving(Image(image_bytes()), counters(), "n1"), Limits()).connection()
+        connection = Door(udp.Serving(Image(image_bytes()), counters(), "n1"), Crowd(Limits())).connection()
         transport = Recorder()
         connection.connection_made(transport)  # type: ignore[arg-type]
         edges = [0, *sorted(cut for cut in cuts if cut < len(whole)), len(whole)]
@@ -277,21 +177,21 @@ def test_a_client_that_never_reads_holds_little_and_not_for_long(loop: str, monk
         _, writer = await rig.connect(receive=4096)
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(framed(*map(numbered, range(number))))
-        await until(lambda: any(connection._blocked for connection in rig.door.open))
-        [connection] = rig.door.open
+        await until(rig.blocked)
+        [connection] = rig.connections()
         answered = rig.count[metrics.QUERIES_TCP]
         assert answered < 40, "reading went on although nothing was taken"
-        assert connection._transport.get_write_buffer_size() <= stream.HIGH_WATER + stream.WRITE_AT + size
+        assert connection._transport.get_write_buffer_size() <= stream.WRITE_AT + size
         assert len(connection._pending) <= 256 * 1024
         await asyncio.sleep(0.05)
         assert rig.count[metrics.QUERIES_TCP] == answered
         other, writer2 = await rig.connect()
         writer2.write(framed(numbered(7)))
         assert (await reply(other))[:2] == b"\0\7", "others are served meanwhile"
-        rig.pass_time(rig.door.limits.stall_seconds - 0.1)
-        assert connection in rig.door.open
+        rig.pass_time(rig.crowd.limits.stall_seconds - 0.1)
+        assert connection in rig.crowd
         rig.pass_time(0.2)
-        assert connection not in rig.door.open
+        assert connection not in rig.crowd
 
     assert run(loop, scenario).closed()["stalled"] == 1
 
@@ -305,7 +205,7 @@ def test_a_slow_reader_gets_everything(loop: str, monkeypatch: pytest.MonkeyPatc
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(framed(*map(numbered, range(number))))
         writer.write_eof()
-        await until(lambda: any(connection._blocked for connection in rig.door.open))
+        await until(rig.blocked)
         writer.transport.resume_reading()  # type: ignore[attr-defined]
         for i in range(number):
             assert (await reply(reader))[:2] == numbered(i)[:2]
@@ -323,8 +223,8 @@ def test_unread_answers_of_a_closed_connection_are_dropped_in_time(loop: str, mo
         writer.write(framed(*map(numbered, range(8))) + b"\0\0")
         writer.write_eof()
         await until(lambda: rig.count[metrics.QUERIES_TCP] > 0)
-        rig.pass_time(rig.door.limits.stall_seconds + 0.1)
-        await until(lambda: not rig.door.open)
+        rig.pass_time(rig.crowd.limits.stall_seconds + 0.1)
+        await until(lambda: not len(rig.crowd))
 
     assert run(loop, scenario).count[metrics.TCP_OPEN] == 0
 
@@ -347,27 +247,110 @@ def test_the_longest_idle_makes_room(loop: str) -> None:
 
 
 @pytest.mark.usefixtures("echo")
-def test_one_prefix_cannot_take_all(loop: str) -> None:
+def test_a_prefix_over_its_share_loses_its_own_longest_idle(loop: str) -> None:
     async def scenario(rig: Rig) -> None:
-        kept = [await rig.connect(f"127.0.1.{i}") for i in (1, 2)]
-        await until(lambda: len(rig.door.open) == 2)
-        refused, _ = await rig.connect("127.0.1.3")
-        assert await ended(refused)
-        for reader, writer in (*kept, await rig.connect("127.0.2.1")):
+        other = await rig.connect("127.0.2.1")
+        first, second = await rig.connect("127.0.1.1"), await rig.connect("127.0.1.2")
+        await until(lambda: len(rig.crowd) == 3)
+        for reader, writer in (second, first):
             writer.write(framed(numbered(1)))
             assert await reply(reader) == numbered(1)
+        third = await rig.connect("127.0.1.3")
+        assert await ended(second[0])
+        for reader, writer in (other, first, third):
+            writer.write(framed(numbered(2)))
+            assert await reply(reader) == numbered(2)
 
     assert run(loop, scenario, Limits(per_prefix=2)).closed()["prefix_limit"] == 1
 
 
-@pytest.mark.parametrize(("client", "expected"), [
-    ("192.0.2.77", bytes((192, 0, 2))), ("2001:db8:1:2ff::1", bytes.fromhex("20010db8000102"))])
-def test_prefixes(client: str, expected: bytes) -> None:
-    connection = Door(udp.Serving(Image(image_bytes()), counters(), "n1"), Limits()).connection()
-    transport = Recorder()
-    transport.get_extra_info = lambda name: (client, 1)  # type: ignore[method-assign]
-    connection.connection_made(transport)  # type: ignore[arg-type]
-    assert connection.prefix == expected
+def test_who_is_owed_answers_is_not_idle(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two the elder has not read its answers: the younger makes room, and it gets all of its own."""
+    size, number = 30_000, 200
+    large(monkeypatch, size)
+
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect(receive=4096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(framed(*map(numbered, range(number))))
+        await until(rig.blocked)
+        idle, _ = await rig.connect()
+        await until(lambda: len(rig.crowd) == 2)
+        await rig.connect()
+        assert await ended(idle)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for i in range(number):
+            assert (await reply(reader))[:2] == numbered(i)[:2]
+
+    assert run(loop, scenario, Limits(connections=2)).closed()["limit"] == 1
+
+
+def test_idle_time_begins_when_the_answers_are_taken(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, number = 60_000, 20
+    large(monkeypatch, size)
+
+    async def scenario(rig: Rig) -> None:
+        reader, writer = await rig.connect(receive=4096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(framed(*map(numbered, range(number))))
+        await until(rig.blocked)
+        [connection] = rig.connections()
+        rig.pass_time(99)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(number):
+            await reply(reader)
+        await until(lambda: not rig.blocked())
+        rig.pass_time(9.9)
+        assert connection in rig.crowd
+        rig.pass_time(0.2)
+        assert await ended(reader)
+
+    assert run(loop, scenario, Limits(stall_seconds=100)).closed() == {"idle": 1}
+
+
+@pytest.mark.usefixtures("echo")
+def test_under_pressure_idle_ones_go_sooner(loop: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        streams = [await rig.connect() for _ in range(3)]
+        for reader, writer in streams:
+            writer.write(framed(numbered(1)))
+            await reply(reader)
+        rig.pass_time(2.4)
+        assert len(rig.crowd) == 3
+        rig.pass_time(0.2)
+        for reader, _ in streams:
+            assert await ended(reader)
+
+    assert run(loop, scenario, Limits(connections=4)).closed() == {"idle": 3}
+
+
+def keepalive(wire: bytes) -> int | None:
+    """What a reply tells of how long a connection may stay idle (RFC 7828), in units of 100 ms."""
+    for option in dns.message.from_wire(wire).options:
+        if option.otype == 11:
+            data = option.to_wire()
+            assert len(data) == 2
+            return int.from_bytes(data, "big")
+    return None
+
+
+def test_clients_are_told_how_long_they_may_stay(loop: str) -> None:
+    asking = dns.message.make_query("www.demo.example", "A", use_edns=0, options=[dns.edns.GenericOption(11, b"")])
+
+    async def ask(streams: Streams, wire: bytes) -> int | None:
+        streams[1].write(framed(wire))
+        return keepalive(await reply(streams[0]))
+
+    async def scenario(rig: Rig) -> None:
+        streams = [await rig.connect() for _ in range(2)]
+        await until(lambda: len(rig.crowd) == 2)
+        assert await ask(streams[0], query("www.demo.example")) is None, "nobody is told who has not asked"
+        assert [await ask(each, asking.to_wire()) for each in streams] == [100, 100]
+        streams.append(await rig.connect())
+        await until(lambda: len(rig.crowd) == 3)
+        assert [await ask(each, asking.to_wire()) for each in streams] == [0, 0, 0]
+
+    run(loop, scenario, Limits(connections=4))
 
 
 @pytest.mark.usefixtures("echo")
@@ -384,7 +367,7 @@ def test_so_many_queries_and_no_more(loop: str) -> None:
 
 async def _silent(rig: Rig, streams: Streams) -> None:
     rig.pass_time(4.9)
-    assert rig.door.open
+    assert len(rig.crowd)
     rig.pass_time(0.2)
 
 
@@ -401,7 +384,7 @@ async def _idle_after_one(rig: Rig, streams: Streams) -> None:
     await reply(streams[0])
     streams[1].write(b"\0\x0e part of a message")
     rig.pass_time(9.9)
-    assert rig.door.open
+    assert len(rig.crowd)
     rig.pass_time(0.2)
 
 
@@ -409,7 +392,7 @@ async def _busy(rig: Rig, streams: Streams) -> None:
     for i in range(61):
         streams[1].write(framed(numbered(i)))
         await reply(streams[0])
-        assert rig.door.open
+        assert len(rig.crowd)
         rig.pass_time(9.9)
 
 
@@ -419,7 +402,7 @@ async def _busy(rig: Rig, streams: Streams) -> None:
 def test_time_limits(loop: str, behaviour: Callable[[Rig, Streams], Awaitable[None]], reason: str) -> None:
     async def scenario(rig: Rig) -> None:
         streams = await rig.connect()
-        await until(lambda: len(rig.door.open) == 1)
+        await until(lambda: len(rig.crowd) == 1)
         await behaviour(rig, streams)
         assert await ended(streams[0])
 
@@ -432,10 +415,10 @@ def test_draining_answers_what_was_asked_and_takes_nothing_new(loop: str) -> Non
 
     async def scenario(rig: Rig) -> None:
         idle, busy = await rig.connect(), await rig.connect()
-        await until(lambda: len(rig.door.open) == 2)
+        await until(lambda: len(rig.crowd) == 2)
         busy[1].write(framed(*map(numbered, range(number))))
         await until(lambda: rig.count[metrics.QUERIES_TCP] > 0)
-        rig.door.drain()
+        rig.crowd.drain()
         assert await ended(idle[0])
         received = await busy[0].read()
         assert len(received) == 16 * rig.count[metrics.RESPONSES_TCP] >= 16 * stream.TURN
@@ -454,7 +437,7 @@ def test_a_connection_that_is_reset_leaves_nothing_behind(loop: str) -> None:
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.write(framed(numbered(1)))
             writer.transport.abort()
-        await until(lambda: rig.count[metrics.TCP_ACCEPTED] >= 50 and not rig.door.open)
+        await until(lambda: rig.count[metrics.TCP_ACCEPTED] >= 50 and not len(rig.crowd))
 
     closed = run(loop, scenario).closed()
     assert closed.keys() <= {"error", "client"}
