@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from dnsd import config
 from dnsd.config import ConfigError
-from dnsd.serve.stream import Limits
+from dnsd.serve.crowd import Limits
 
 ROOT = Path(__file__).parent.parent
 

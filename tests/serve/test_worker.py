@@ -19,7 +19,7 @@ import pytest
 from dnsd import metrics, sockets
 from dnsd.image import frames, layout
 from dnsd.model import Stamp
-from dnsd.serve.stream import Limits
+from dnsd.serve.crowd import Limits
 from dnsd.serve.worker import NO_IMAGE
 from tests.node import until
 from tests.serve import samples
