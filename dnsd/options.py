@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import ssl
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -270,6 +271,13 @@ class CaptureOptions(Section):
     every: int = Field(default=1000, ge=1, le=1_000_000_000, description="one in so many queries of a worker is taken")
     clients: Literal["full", "prefix"] = Field(
         default="prefix", description="whether client addresses are written whole or as IPv4 /24 and IPv6 /56")
+
+    @model_validator(mode="after")
+    def _libraries(self) -> CaptureOptions:
+        missing = [name for name in ("dnstap_pb", "fstrm") if self.dnstap and find_spec(name) is None]
+        if missing:
+            raise ValueError(f"dnstap needs {' and '.join(missing)}, which dnsd's extra `dnstap` installs")
+        return self
 
 
 def _host_name() -> str:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dnsd import config
+from dnsd import config, options
 from dnsd.config import ConfigError
 from dnsd.serve.crowd import Limits
 
@@ -193,6 +193,15 @@ def test_with_a_certificate_the_admin_api_may_leave_loopback(tmp_path: Path) -> 
             assert config.load(path).admin.certificate == tmp_path / "c.pem"
         else:
             assert [place for place, _ in faults(path)] == ["dnsd.toml:1"]
+
+
+def test_dnstap_needs_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '[capture]\nlog = "queries"\ndnstap = "unix:/run/collector"\n'
+    assert config.load(write(tmp_path, text)).capture.log == tmp_path / "queries"
+    monkeypatch.setattr(options, "find_spec", lambda name: None if name == "fstrm" else object())
+    with pytest.raises(ConfigError, match="dnstap needs fstrm, which dnsd's extra `dnstap` installs"):
+        config.load(write(tmp_path, text))
+    config.load(write(tmp_path, '[capture]\nlog = "queries"\n'))
 
 
 def test_a_dump_has_what_a_child_needs(tmp_path: Path) -> None:

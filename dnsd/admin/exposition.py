@@ -53,6 +53,10 @@ _STATUS: Final = (
     ("dnsd_publish_refused_total", "counter", "published.refused", "Records the self-check refused"),
     ("dnsd_publish_failures_total", "counter", "published.failures", "Publications that failed"),
     ("dnsd_journal_bytes", "gauge", "journal_bytes", "Size of the image's journal"),
+    ("dnsd_capture_log_total", "counter", "capture.log.taken", "Samples written to the query log"),
+    ("dnsd_capture_log_dropped_total", "counter", "capture.log.dropped", "Samples the query log had no room for"),
+    ("dnsd_capture_dnstap_total", "counter", "capture.dnstap.taken", "Samples written as dnstap"),
+    ("dnsd_capture_dnstap_dropped_total", "counter", "capture.dnstap.dropped", "Samples dnstap had no room for"),
     ("dnsd_zones", "gauge", "zones", "Zones served"),
     ("dnsd_maps", "gauge", "maps", "Maps from client prefixes to sites"),
 )

@@ -35,6 +35,7 @@ from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps, opened
 from dnsd.control.publish import Publisher
 from dnsd.control.state import Fleet
+from dnsd.control.tap import Capture, CaptureSettings, outlets
 from dnsd.control.views import Views
 from dnsd.control.zones import Zones
 from dnsd.image.reading import ImageError
@@ -87,6 +88,8 @@ class Settings(BaseModel):
     maps: Path | None = None
     registry: RegistrySettings = RegistrySettings()
     zones: list[ZoneSettings] = []
+    tap: int = -1
+    capture: CaptureSettings = CaptureSettings()
     log_level: str = "info"
 
 
@@ -128,6 +131,8 @@ class Process:
             feeds=self.feeds, maps=self.maps, intake=self.intake, lease_clock=self.lease_clock, zones=self.zones,
             clock=self.clock)
         self._node_file = settings.state / files.NODE
+        if settings.tap >= 0:
+            self.control.capture = _capture(settings)
 
     async def run(self) -> int:
         """Start, keep running, leave; the exit code."""
@@ -136,6 +141,8 @@ class Process:
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         self._take_over()
         self.feeds.start()
+        if self.control.capture is not None:
+            self.control.capture.start()
         api = await self._start_api()
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
@@ -150,6 +157,8 @@ class Process:
             if api is not None:
                 await api.cleanup()
             self._save()
+            if self.control.capture is not None:
+                await asyncio.to_thread(self.control.capture.close)
             await self.registry.close()
             self.feeds.close()
 
@@ -233,6 +242,8 @@ class Process:
         self.control.draining = True
 
     def _hangup(self) -> None:
+        if self.control.capture is not None:
+            self.control.capture.reopen()
         task = asyncio.get_running_loop().create_task(self.control.reload())
         task.add_done_callback(_reloaded)
 
@@ -269,6 +280,15 @@ async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
         if not pending:
             return
     _log.error("did not end: %s", ", ".join(task.get_name() for task in pending))
+
+
+def _capture(settings: Settings) -> Capture | None:
+    try:
+        written = outlets(settings.capture, settings.node)
+    except ImportError as error:  # `check` says so too; here it must not cost the rest
+        _log.error("nothing is captured: %s", error)
+        return None
+    return Capture(socket.socket(fileno=settings.tap), written)
 
 
 def _room(name: str) -> ModuleType:

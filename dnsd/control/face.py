@@ -23,6 +23,7 @@ from dnsd.control.intake import Intake
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
 from dnsd.control.publish import Publisher
+from dnsd.control.tap import Capture
 from dnsd.control.views import Views
 from dnsd.control.zones import Zones, conflicts, misplaced
 from dnsd.dns import names
@@ -44,6 +45,7 @@ class Control:
         self.registry, self.stats, self.node = registry, stats, node
         self.views, self.publisher, self.feeds, self.maps = views, publisher, feeds, maps
         self.intake, self.lease_clock, self.zones, self.clock = intake, lease_clock, zones, clock
+        self.capture: Capture | None = None
         self.draining = False
         self.zone_faults: list[Fault] = []
         self._explainer = Explainer(views, publisher, maps)
@@ -82,6 +84,9 @@ class Control:
         for feed in self.feeds.feeds:
             if feed.behind or feed.closed:
                 yield f"worker {feed.slot} does not take changes"
+        for outlet in self._captures().values():
+            if outlet["problem"]:
+                yield f"capture: {outlet['to']}: {outlet['problem']}"
 
     def status(self) -> dict[str, Any]:
         """Where this node stands."""
@@ -106,6 +111,7 @@ class Control:
             "journal_bytes": self.publisher.files.journal_size,
             "zones": self.zones.described(),
             "maps": self.maps.described(),
+            "capture": self._captures(),
             "last_good": list(self._last_good())[:LISTED],
             "conditions": details["conditions"],
         }
@@ -162,6 +168,9 @@ class Control:
             head = metrics.head(self.stats, slot)
             told |= {"pid": head[metrics.PID], "starts": head[metrics.STARTS]}
         return told
+
+    def _captures(self) -> dict[str, dict[str, Any]]:
+        return self.capture.described() if self.capture is not None else {}
 
     def _last_good(self) -> Iterator[str]:
         """Services that stand on the last good rung for some type."""

@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -39,7 +39,7 @@ Writer = Callable[[Origin, Sample], bytes]
 """What an outlet is to be given of a sample."""
 
 
-class Settings(BaseModel):
+class CaptureSettings(BaseModel):
     """[capture], see docs/config.md."""
 
     dnstap: str | None = None
@@ -47,13 +47,13 @@ class Settings(BaseModel):
     clients: Literal["full", "prefix"] = "prefix"
 
 
-def outlets(settings: Settings, node: str) -> list[tuple[Outlet, Writer]]:
-    """What is asked for; ImportError where a library for it is missing."""
+def outlets(settings: CaptureSettings, node: str) -> dict[str, tuple[Outlet, Writer]]:
+    """What is asked for, by its option's name; ImportError where a library for it is missing."""
     whole = settings.clients == "full"
-    found: list[tuple[Outlet, Writer]] = []
+    found: dict[str, tuple[Outlet, Writer]] = {}
     if settings.log is not None:
-        found.append((
-            File(settings.log), lambda origin, sample: querylog.line(origin, sample, node=node, whole=whole)))
+        found["log"] = (
+            File(settings.log), lambda origin, sample: querylog.line(origin, sample, node=node, whole=whole))
     if settings.dnstap is not None:
         from dnsd.control import dnstap  # an extra: only who asks for it needs its libraries
 
@@ -64,7 +64,7 @@ def outlets(settings: Settings, node: str) -> list[tuple[Outlet, Writer]]:
                 handshake=dnstap.Accepting)
         else:
             outlet = File(Path(settings.dnstap), begin=dnstap.START, end=dnstap.STOP)
-        found.append((outlet, frames.frames))
+        found["dnstap"] = outlet, frames.frames
     return found
 
 
@@ -72,10 +72,11 @@ class Capture:
     """Reads the workers' socket and writes to the outlets until it is closed. `reopen` and `close` may be called from
     another thread, as may `described`."""
 
-    def __init__(self, sock: socket.socket, written: Sequence[tuple[Outlet, Writer]]) -> None:
+    def __init__(self, sock: socket.socket, written: Mapping[str, tuple[Outlet, Writer]]) -> None:
         self._sock = sock
         sock.setblocking(False)
-        self._outlets = written
+        self._named = written
+        self._outlets = list(written.values())
         self._wake, self._waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._closing = self._reopening = False
         self._ended = False  # nobody can send any more
@@ -104,9 +105,9 @@ class Capture:
             os.close(self._waker)
             self._sock.close()
 
-    def described(self) -> list[dict[str, Any]]:
-        """Every outlet, for people."""
-        return [outlet.described() for outlet, _ in self._outlets]
+    def described(self) -> dict[str, dict[str, Any]]:
+        """Every outlet by name, for people."""
+        return {name: outlet.described() for name, (outlet, _) in self._named.items()}
 
     def _rouse(self) -> None:
         with suppress(BlockingIOError):

@@ -20,9 +20,11 @@ import pytest_asyncio
 
 from dnsd import metrics
 from dnsd.admin import exposition
-from dnsd.control import app
+from dnsd.control import app, reply
 from dnsd.control.app import Process, Settings
-from dnsd.dns import types
+from dnsd.dns import names, types
+from dnsd.image import samples
+from dnsd.image.samples import Address, Origin, Sample
 from dnsd.registry import embedded
 from dnsd.registry.errors import Unavailable
 from dnsd.registry.models import Kind, LeaseRequest, Override
@@ -82,11 +84,13 @@ class Running:
         stats = self.state / "stats"
         stats.write_bytes(bytes(workers * metrics.REGION))
         self.pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(workers)]
+        ours, self.tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.lifeline, self._end = os.pipe()
         self.settings = Settings(
             node="test", state=self.state, feeds=[os.dup(ours.fileno()) for ours, _ in self.pairs],
             lifeline=self.lifeline, store_url=embedded.url(self.state), stats=stats, atlas=self.state / "atlas",
-            zones=[{"name": "example.com", "file": self.zone_file}])
+            zones=[{"name": "example.com", "file": self.zone_file}], tap=ours.detach(),
+            capture={"log": self.state / "queries", "dnstap": str(self.state / "tap")})
         self.workers = [Worker(slot, theirs, self.state) for slot, (_, theirs) in enumerate(self.pairs)]
         loop = asyncio.get_running_loop()
         for worker in self.workers:
@@ -133,6 +137,7 @@ class Running:
         for pair in self.pairs:
             for sock in pair:
                 sock.close()
+        self.tap.close()
         os.close(self.lifeline)
 
 
@@ -327,6 +332,28 @@ async def test_reload(registry: Registry, start: Start) -> None:
     os.kill(os.getpid(), signal.SIGHUP)
     await running.until(lambda: running.workers[1].ask("newer.example.com")[0] == 0)
     assert running.ask("new.example.com")[0] == types.NXDOMAIN
+
+
+async def test_capture_and_its_rotation(start: Start) -> None:
+    running = start()
+    await running.ready()
+    log = running.state / "queries"
+    sample = Sample(Address(ADDRESS, 9), reply.query(names.to_wire(r"x\010.example.com"), types.A), b"")
+    for turn in range(2):
+        await running.until(log.exists)
+        running.tap.send(samples.encode(Origin(5, 1, samples.UDP, 0, Address(b"", 0)), [sample]))
+        await running.until(lambda: log.read_text().endswith("\n"))
+        line = json.loads(log.read_text())
+        assert (line["node"], line["worker"], line["qname"]) == ("test", 1, r"x\010.example.com.")
+        log.rename(running.state / f"queries.{turn}")
+        os.kill(os.getpid(), signal.SIGHUP)
+    await running.until(log.exists)
+    assert running.control.status()["capture"]["log"]["taken"] == 2
+    os.rename(running.state / "tap", running.state / "tap.0")
+    running.state.joinpath("tap").mkdir()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await running.until(lambda: any("tap: Is a directory" in text for text in running.control.conditions()))
+    assert running.control.ready()[0]
 
 
 async def test_faulty_zones_at_start_leave_the_last_image(store: Store, registry: Registry, start: Start) -> None:

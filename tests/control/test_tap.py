@@ -27,14 +27,14 @@ class Rig:
     def __init__(self, **settings: Any) -> None:
         ours, self.worker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.worker.settimeout(5)
-        self.capture = tap.Capture(ours, tap.outlets(tap.Settings(**settings), "n1"))
+        self.capture = tap.Capture(ours, tap.outlets(tap.CaptureSettings(**settings), "n1"))
         self.capture.start()
 
     def send(self, number: int = 1) -> None:
         self.worker.send(samples.encode(ORIGIN, [SAMPLE] * number))
 
     def told(self) -> Mapping[str, Any]:
-        return self.capture.described()[0]
+        return self.capture.described()["log"]
 
 
 @pytest.fixture
@@ -118,6 +118,6 @@ def test_without_the_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         return honest(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert len(tap.outlets(tap.Settings(log=tmp_path / "log"), "n1")) == 1
+    assert set(tap.outlets(tap.CaptureSettings(log=tmp_path / "log"), "n1")) == {"log"}
     with pytest.raises(ImportError, match="fstrm"):
-        tap.outlets(tap.Settings(dnstap="unix:/nowhere"), "n1")
+        tap.outlets(tap.CaptureSettings(dnstap="unix:/nowhere"), "n1")
