@@ -97,7 +97,7 @@ def parse_opt(packet: bytes, at: int) -> Opt:
                 raise FormError
             ecs = _ecs(packet, at, length)
         elif code in _WISHES:
-            wishes = _wished(wishes or NO_WISHES, code, packet[at + 4 : at + 4 + length])
+            wishes = _wished(wishes or NO_WISHES, code, packet, at + 4, length)
         at += 4 + length
     return size, 0, do, ecs, wishes
 
@@ -106,12 +106,12 @@ _WISHES: Final = frozenset(
     (types.OPTION_NSID, types.OPTION_COOKIE, types.OPTION_KEEPALIVE, types.OPTION_PADDING))
 
 
-def _wished(wishes: Wishes, code: int, data: bytes) -> Wishes:
+def _wished(wishes: Wishes, code: int, packet: bytes, at: int, length: int) -> Wishes:
     nsid, cookie, keepalive, padding = wishes
     if code == types.OPTION_COOKIE and not cookie:  # all but the first are passed over (RFC 7873 §5.2)
-        if len(data) != 8 and not 16 <= len(data) <= 40:
+        if length != 8 and not 16 <= length <= 40:
             raise FormError  # RFC 7873 §5.2.2
-        cookie = data
+        cookie = packet[at : at + length]
     return (nsid or code == types.OPTION_NSID, cookie, keepalive or code == types.OPTION_KEEPALIVE,
             padding or code == types.OPTION_PADDING)
 
