@@ -19,6 +19,7 @@ VERBS = {
     "drain": "daemon:drain", "version": "daemon:version", "explain": "explain:explain", "query": "query:query",
     "apply": "apply:apply", "sites": "fleet:sites", "services": "fleet:services", "endpoints": "fleet:endpoints",
     "leases": "fleet:leases", "overrides": "fleet:overrides", "token": "fleet:tokens", "data": "data:app",
+    "cookies": "cookies:app",
 }  # verb -> where in dnsd.cli: a command, or an app of commands
 
 

@@ -20,7 +20,10 @@ SECRETS_MAX: Final = 3
 OLDEST: Final = 3600  # seconds; RFC 9018 §4.3 for these three
 YOUNGEST: Final = -300
 RENEWED: Final = 1800
-MODES: Final = ("active", "staging", "retired")
+ACTIVE: Final = "active"
+STAGING: Final = "staging"
+RETIRED: Final = "retired"
+MODES: Final = (ACTIVE, STAGING, RETIRED)
 
 _FRESH: Final = Struct(">B3xI").pack  # version 1, reserved, time
 _HEAD: Final = b"\1\0\0\0"
@@ -74,13 +77,13 @@ def _age(cookie: bytes, now: int) -> int:
     return age - (1 << 32) if age >> 31 else age
 
 
-def read(text: str) -> list[bytes]:
-    """The secrets a file has, the active one first; ValueError with everything that is wrong in it.
+def entries(text: str) -> list[tuple[str, bytes]]:
+    """(Mode, secret) for each line of a file, by mode; ValueError with everything that is wrong in it.
 
     Each line has `active`, `staging` or `retired` and 32 hexadecimal digits; `#` starts a comment. Exactly one is
     active, and there are at most three.
     """
-    found: list[tuple[int, bytes]] = []
+    found: list[tuple[str, bytes]] = []
     wrong = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].split()
@@ -96,12 +99,12 @@ def read(text: str) -> list[bytes]:
             continue
         if secret in (other for _, other in found):
             wrong.append(f"line {number}: this secret is there twice")
-        found.append((MODES.index(mode), secret))
-    active = sum(mode == 0 for mode, _ in found)
+        found.append((mode, secret))
+    active = sum(mode == ACTIVE for mode, _ in found)
     if active != 1 and not wrong:
         wrong.append(f"{active} secrets are active, not one")
     if len(found) > SECRETS_MAX:
         wrong.append(f"{len(found)} secrets, {SECRETS_MAX} at most")
     if wrong:
         raise ValueError("; ".join(wrong))
-    return [secret for _, secret in sorted(found, key=lambda each: each[0])]
+    return sorted(found, key=lambda entry: MODES.index(entry[0]))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import mmap
 import time
 from collections.abc import Mapping, MutableSequence, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 from dnsd import __version__
@@ -20,6 +21,7 @@ from dnsd.context import Context, Desk
 from dnsd.dns import names
 from dnsd.dns.guard import Guard
 from dnsd.dns.prefixes import Prefixes
+from dnsd.serve.secrets import SecretsFile
 
 TICKS_PER_SECOND: Final = 4
 SHED_MOST: Final = 3
@@ -60,6 +62,8 @@ class Contexts:
             context.chaos = _chaos(answering)
             context.desk = desk if any(desk) else None
         self.udp.guard = self.guard
+        self._secrets = SecretsFile(Path(answering.cookies)) if answering.cookies else None
+        self._take_secrets()
 
     def all(self) -> tuple[Context, Context, Context]:
         """Every context."""
@@ -85,6 +89,12 @@ class Contexts:
         """A quarter of a second has passed."""
         self._seen = 0
         self.udp.strict = self.udp.shed > 0
+        if self._secrets is not None and self._secrets.reload_if_changed():
+            self._take_secrets()
+
+    def _take_secrets(self) -> None:
+        for context in self.all():
+            context.cookies = self._secrets.cookies if self._secrets is not None else None
 
 
 def _guard(answering: Answering) -> Guard | None:
@@ -94,9 +104,9 @@ def _guard(answering: Answering) -> Guard | None:
     with open(answering.guard, "r+b") as file:
         table = memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
     return Guard(
-        cast("MutableSequence[int]", table), answers=rate["answers"], others=rate["others"], burst_s=rate["burst_seconds"],
-        raised_by=rate["raised_by"], exempt=Prefixes(rate["exempt"]), raised=Prefixes(rate["raised"]),
-        key=answering.guard_key)
+        cast("MutableSequence[int]", table), answers=rate["answers"], others=rate["others"],
+        burst_s=rate["burst_seconds"], raised_by=rate["raised_by"],
+        exempt=Prefixes(rate["exempt"]), raised=Prefixes(rate["raised"]), key=answering.guard_key)
 
 
 def _free(answering: Answering, workers: int) -> int:

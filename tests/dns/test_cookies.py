@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd.dns.cookies import Cookies, read
+from dnsd.dns.cookies import Cookies, entries
 
 ONE = bytes.fromhex("e5e973e5a6b2a43f48e7dc849e37bfcf")
 OLD = bytes.fromhex("dd3bdf9344b678b185a6f5cb60fca715")
@@ -136,7 +136,8 @@ def test_secrets_have_one_size(secrets: list[bytes]) -> None:
     (f"retired {OLD.hex()}\nstaging {NEW.hex()}\nactive {ONE.hex()}\n", [ONE, NEW, OLD]),
 ])
 def test_a_file_of_secrets(text: str, secrets: list[bytes]) -> None:
-    assert read(text) == secrets
+    assert [secret for _, secret in entries(text)] == secrets
+    assert entries(text)[0][0] == "active"
 
 
 @pytest.mark.parametrize(("text", "faults"), [
@@ -150,7 +151,7 @@ def test_a_file_of_secrets(text: str, secrets: list[bytes]) -> None:
 ])
 def test_a_file_with_faults_names_them_all(text: str, faults: list[str]) -> None:
     with pytest.raises(ValueError, match="line|active|at most") as raised:
-        read(text + "# active\n")
+        entries(text + "# active\n")
     found = str(raised.value).split("; ")
     assert [fault[: len(start)] for fault, start in zip(found, faults, strict=True)] == faults
     for secret in (ONE, NEW, OLD):
