@@ -38,6 +38,7 @@ from dnsd.control.state import Fleet
 from dnsd.control.tap import Capture, CaptureSettings, outlets
 from dnsd.control.views import Views
 from dnsd.control.zones import Zones
+from dnsd.dns.prefixes import Prefixes
 from dnsd.image.reading import ImageError
 from dnsd.model import Stamp
 from dnsd.registry.errors import RegistryError
@@ -70,6 +71,12 @@ class RegistrySettings(BaseModel):
     prefix: str = "dnsd"
 
 
+class EcsSettings(BaseModel):
+    """Whose client subnets are believed; prefixes."""
+
+    resolvers: tuple[str, ...] = ("0.0.0.0/0", "::/0")
+
+
 class Settings(BaseModel):
     """The JSON argument: the node's settings and inherited descriptors. What is not known here is for others."""
 
@@ -88,6 +95,7 @@ class Settings(BaseModel):
     maps: Path | None = None
     registry: RegistrySettings = RegistrySettings()
     zones: list[ZoneSettings] = []
+    ecs: EcsSettings = EcsSettings()
     tap: int = -1
     capture: CaptureSettings = CaptureSettings()
     log_level: str = "info"
@@ -131,6 +139,7 @@ class Process:
             feeds=self.feeds, maps=self.maps, intake=self.intake, lease_clock=self.lease_clock, zones=self.zones,
             clock=self.clock)
         self._node_file = settings.state / files.NODE
+        self.control.ecs_from = Prefixes(settings.ecs.resolvers)
         if settings.tap >= 0:
             self.control.capture = _capture(settings)
 

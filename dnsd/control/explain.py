@@ -66,7 +66,7 @@ class Explainer:
             "name": names.to_text(question.name), "type": types.type_text(question.type),
             "client": str(question.client),
             "subnet": str(question.subnet) if question.subnet is not None else None, **_outcome(answer),
-            "image": image.stamp._asdict(),
+            "node": self.publisher.node, "image": image.stamp._asdict(),
         }
         node = _service_node(image, question.name)
         if node is None or question.type not in (types.A, types.AAAA):
@@ -107,6 +107,8 @@ class Explainer:
                 for column, level in enumerate(levels)],
             "policy": self._policy(node),
             "rung": rung.name.lower(),
+            "panic": bool(plan.flags & layout.R_PANIC),
+            "forced": _forced(resolved),
             "candidates": candidates,
             "removed": _removed(resolved, judged, ids, v6) + self._ended(name),
             "why": sentences.all(candidates, self.publisher.live.refused.get(node.name, "")),
@@ -222,6 +224,12 @@ def _candidates(
                 "cost": price / COST_UNIT,
             })
     return found
+
+
+def _forced(resolved: Resolved | None) -> list[str]:
+    """What is forced on endpoints of the service, each override once."""
+    overrides = [member.forced for member in (resolved.members if resolved is not None else ())]
+    return list(dict.fromkeys(f"{o.target} {o.name} {o.state}: {o.reason}" for o in overrides if o is not None))
 
 
 def _removed(

@@ -27,6 +27,7 @@ from dnsd.control.tap import Capture
 from dnsd.control.views import Views
 from dnsd.control.zones import Zones, conflicts, misplaced
 from dnsd.dns import names
+from dnsd.dns.prefixes import Prefixes
 from dnsd.model import Fault
 from dnsd.registry.store import Registry
 
@@ -46,9 +47,10 @@ class Control:
         self.views, self.publisher, self.feeds, self.maps = views, publisher, feeds, maps
         self.intake, self.lease_clock, self.zones, self.clock = intake, lease_clock, zones, clock
         self.capture: Capture | None = None
+        self.ecs_from: Prefixes | None = None  # whose client subnets are believed; None: everybody's
         self.draining = False
         self.zone_faults: list[Fault] = []
-        self._explainer = Explainer(views, publisher, maps)
+        self.explainer = Explainer(views, publisher, maps)
         self._reloading = asyncio.Lock()
         self._started = clock.monotonic()
 
@@ -122,7 +124,7 @@ class Control:
 
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
-        return self._explainer.explain(name, type, client, ecs)
+        return self.explainer.explain(name, type, client, ecs)
 
     def misplaced(self, service: str) -> str:
         """Why no service can stand at this name in the zones served here; empty when one can."""
