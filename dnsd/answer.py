@@ -97,7 +97,8 @@ def _slow(ask: _Ask, name: bytes, node: Node | None, starts: Sequence[int]) -> b
     asked = name, key, tail, client, opt[3], now
     outcome = missing(asked, starts, image, ctx.count) if node is None else present(asked, node, image, ctx.count)
     if ctx.strict and node is None:
-        node = next((image.get(name[at - 12 :]) for at in starts if name[at - 12 :] in image.index), None)
+        deepest = starts[-1 - image.depth :]
+        node = next((image.get(name[at - 12 :]) for at in deepest if name[at - 12 :] in image.index), None)
     return _deliver(ask, outcome, node)
 
 
