@@ -47,12 +47,13 @@ def asked(name: bytes, key: bytes = IN_A, options: bytes | None = None) -> bytes
     return header(extra=options is not None) + name + key + (b"" if options is None else opt(options))
 
 
-def typical(zone: str = "example.com") -> Iterator[Packet]:
-    """What resolvers send: EDNS with DO, some with mixed case, cookies, client subnets; some old ones without EDNS."""
-    cookie, known = option(10, bytes(range(8))), option(10, bytes(range(24)))
+def typical(zone: str = "example.com", known: bytes = bytes(range(24))) -> Iterator[Packet]:
+    """What resolvers send: EDNS with DO, cookies (`known`: one they have), client subnets; some without EDNS."""
+    cookie = option(10, bytes(range(8)))
     forms = {
-        "plain": None, "edns": b"", "cookie": cookie, "known cookie": known, "subnet": ecs(1, 24, b"\x0a\0\6"),
-        "subnet and cookie": ecs(1, 24, b"\x0a\1\7") + cookie, "subnet 6": ecs(2, 56, bytes.fromhex("24000000000006")),
+        "plain": None, "edns": b"", "cookie": cookie, "known cookie": option(10, known),
+        "subnet": ecs(1, 24, b"\x0a\0\6"), "subnet and cookie": ecs(1, 24, b"\x0a\1\7") + cookie,
+        "subnet 6": ecs(2, 56, bytes.fromhex("24000000000006")),
     }
     for label, type_ in _ASKED:
         name = wire(f"{label}.{zone}" if label else zone)

@@ -15,8 +15,8 @@ import pytest
 
 from fuzz import run
 
-RUNS = {"respond": 6000, "options": 6000, "parser": 12000, "zone": 1500, "bodies": 6000}
-OTHERS = 6000
+RUNS = {"respond": 8000, "zone": 500}
+OTHERS = 5000
 
 
 @pytest.mark.parametrize("name", run.names())
