@@ -50,7 +50,7 @@ def _holds(door: Door, packet: bytes, reply: bytes) -> None:
         assert not answers + authority
         assert message.edns < 0 or OPT in packet
         assert rcode or not questions  # a cookie alone may be answered without a question
-        assert len(reply) <= len(packet) + 64, "what is wrong is not worth a long answer"
+        assert rcode == NOTAUTH or len(reply) <= len(packet) + 16 + 11, "no longer than what came, but for a cookie"
     else:
         assert (message.edns >= 0) == (packet[11] == 1)
     if message.edns < 0 and not door.context.tcp:
