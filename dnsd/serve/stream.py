@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, cast
 
 from dnsd import metrics
 from dnsd.answer import respond
-from dnsd.context import Context
+from dnsd.context import DESK, Context
 from dnsd.dns.prefixes import Prefixes
 from dnsd.serve import proxy
 from dnsd.serve.crowd import Crowd, Member, prefix_of
@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol, Member):
 
     __slots__ = (
         "_blocked", "_closed", "_door", "_eof", "_headless", "_last", "_more", "_opened", "_paused", "_pending",
-        "_queries", "_reason", "_scheduled", "_transport", "client")
+        "_queries", "_reason", "_scheduled", "_transport", "asked", "client")
 
     _transport: asyncio.Transport
 
@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol, Member):
         self.client = self.prefix = b""
         self.line = None
         self.busy = False
+        self.asked = 0  # queries that are with the desk
         self._pending = b""  # octets not answered yet; a part of a query, or whole ones behind a pause
         self._queries = 0
         self._more = False  # a whole query among the pending octets
@@ -145,6 +146,8 @@ class Connection(asyncio.Protocol, Member):
         self._last = self._door.crowd.clock()
         if not self._scheduled:
             self._answer()
+        if self.ready and self._door.serving.desk is not None:
+            self._door.serving.desk.ready(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Gone, by either side."""
@@ -152,6 +155,31 @@ class Connection(asyncio.Protocol, Member):
             self._count("error" if exc else "client")
         self._closed = self._closed or self._door.crowd.clock()
         self._forget()
+
+    # --- what the desk does ---
+
+    @property
+    def secure(self) -> bool:
+        """Whether nobody between can read it."""
+        return self._door.context.pad
+
+    @property
+    def ready(self) -> bool:
+        """Whether the desk's next message is wanted: something is asked, and nothing is unsent."""
+        return bool(self.asked) and not self._blocked and not self._closed
+
+    def deliver(self, message: bytes, *, last: bool) -> None:
+        """A message of the desk's; `last`: of those that answer one query. After the end it is dropped."""
+        if self._closed:
+            return
+        self.asked -= last
+        self._last = self._door.crowd.clock()
+        count, slots = self._door.serving.count, self._door.slots
+        count[slots.responses] += 1
+        count[slots.octets_out] += len(message)
+        self._write(len(message).to_bytes(2, "big") + message)
+        self._finish_if_done()
+        self._settle()
 
     # --- answering ---
 
@@ -189,10 +217,8 @@ class Connection(asyncio.Protocol, Member):
             if not self._blocked:
                 self._scheduled = True
                 asyncio.get_running_loop().call_soon(self._answer)
-        elif self._eof or self._reason:
-            self._close(self._reason or "client")
-        elif not self._blocked:
-            self._pause(False)
+        elif not self._finish_if_done() and not self._blocked:
+            self._pause(bool(self._reason))
         self._settle()
 
     def _answer_turn(self) -> bool:
@@ -218,6 +244,8 @@ class Connection(asyncio.Protocol, Member):
                 reply = respond(data[at + 2 : end], client, image, now, context)
             except Exception:
                 reply = serving.failed(data[at + 2 : end])
+            if reply == DESK and serving.desk is not None:
+                reply = serving.desk.stream(self, data[at + 2 : end])
             at = end
             number += 1
             if reply:
@@ -245,8 +273,15 @@ class Connection(asyncio.Protocol, Member):
         count[slots.responses] += answers
         count[slots.octets_out] += gathered
 
+    def _finish_if_done(self) -> bool:
+        """Close, if that is wanted and nobody waits for an answer."""
+        done = bool(self._eof or self._reason) and not self._more and not self.asked
+        if done:
+            self._close(self._reason or "client")
+        return done
+
     def _settle(self) -> None:
-        self._door.crowd.settle(self, busy=self._more or bool(self._blocked))
+        self._door.crowd.settle(self, busy=self._more or bool(self._blocked or self.asked))
 
     def _pause(self, pause: bool) -> None:
         if pause != self._paused and not self._transport.is_closing():
@@ -265,10 +300,9 @@ class Connection(asyncio.Protocol, Member):
 
     def finish(self, reason: str) -> None:
         """Close when the answers to what was asked so far are out."""
-        if self._more:
-            self._reason = reason
-        else:
-            self._close(reason)
+        self._reason = self._reason or reason
+        if not self._finish_if_done():
+            self._pause(True)
 
     def abort(self, reason: str) -> None:
         """Close now and throw away what was not sent."""
@@ -290,7 +324,7 @@ class Connection(asyncio.Protocol, Member):
         elif not self._queries:
             if now - self._last > limits.first_query_seconds:
                 self._close("proxy" if self._headless else "first_query")
-        elif now - self._last > self._door.crowd.idle_seconds and not self._more:
+        elif now - self._last > self._door.crowd.idle_seconds and not self._more and not self.asked:
             self._close("idle")
 
     def _close(self, reason: str) -> None:
@@ -306,6 +340,9 @@ class Connection(asyncio.Protocol, Member):
         if self in crowd:
             crowd.forget(self)
             self._door.count(-1)
+        if self.asked and self._door.serving.desk is not None:
+            self.asked = 0
+            self._door.serving.desk.gone(self)
 
     def _count(self, reason: str) -> None:
         self._door.serving.count[self._door.slots.closed[reason]] += 1

@@ -16,7 +16,6 @@ import ssl
 import stat
 import sys
 from collections import deque
-from collections.abc import MutableSequence
 from contextlib import suppress
 from typing import Final
 
@@ -36,7 +35,7 @@ TLS: Final = Slots(
 class Certificate:
     """A certificate chain and its key, PEM files. `context` is for new sessions; None while no pair could be used."""
 
-    def __init__(self, chain: str, key: str, count: MutableSequence[int]) -> None:
+    def __init__(self, chain: str, key: str, count: memoryview) -> None:
         self._files = chain, key
         self._count = count
         self.context: ssl.SSLContext | None = None

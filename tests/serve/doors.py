@@ -43,7 +43,7 @@ class Rig:
         self.crowd = Crowd(limits, lambda: self.now)
         serving = udp.Serving(Image(image_bytes()), self.count, "n1")
         if pair:
-            self.certificate = Certificate(*pair, self.count)  # type: ignore[arg-type]
+            self.certificate = Certificate(*pair, self.count)
             self.door: Door = SecureDoor(serving, self.crowd, self.certificate)
         else:
             self.door = Door(serving, self.crowd, proxied=Prefixes(proxied))

@@ -428,6 +428,95 @@ def test_draining_answers_what_was_asked_and_takes_nothing_new(loop: str) -> Non
     assert run(loop, scenario).closed() == {"drain": 3}
 
 
+class Desk:
+    """Takes what it is asked and answers when it is told to; refuses the number 9."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[stream.Connection, bytes]] = []
+        self.was_ready = 0
+        self.left = 0
+
+    def stream(self, connection: stream.Connection, packet: bytes) -> bytes | None:
+        if packet == numbered(9):
+            return b"refused"
+        connection.asked += 1
+        self.asked.append((connection, packet))
+        return None
+
+    def ready(self, connection: stream.Connection) -> None:
+        self.was_ready += 1
+
+    def gone(self, connection: stream.Connection) -> None:
+        self.left += 1
+
+
+def with_desk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """Even numbers are the door's own, odd ones the desk's."""
+    monkeypatch.setattr(stream, "respond", lambda packet, *rest: b"" if packet[1] % 2 else packet)
+    desk = Desk()
+    rig.door.serving.desk = desk  # type: ignore[assignment]
+    return desk
+
+
+def test_the_desks_answers_come_when_they_are_ready(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        desk = with_desk(rig, monkeypatch)
+        reader, writer = await rig.connect()
+        writer.write(framed(*map(numbered, (1, 2, 9, 4))))
+        writer.write_eof()
+        assert [await reply(reader) for _ in range(3)] == [numbered(2), b"refused", numbered(4)]
+        rig.pass_time(99)
+        [connection] = rig.connections()
+        assert connection.busy, "neither idle nor done: it is owed an answer"
+        connection.deliver(b"one", last=False)
+        connection.deliver(b"two", last=True)
+        assert await reader.read() == framed(b"one", b"two")
+        connection.deliver(b"late", last=True)
+        assert len(desk.asked) == 1
+
+    rig = run(loop, scenario)
+    assert rig.closed() == {"client": 1}
+    assert (rig.count[metrics.QUERIES_TCP], rig.count[metrics.RESPONSES_TCP]) == (4, 5)
+
+
+def test_draining_waits_for_the_desk(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        desk = with_desk(rig, monkeypatch)
+        reader, writer = await rig.connect()
+        writer.write(framed(numbered(1)))
+        await until(lambda: bool(desk.asked))
+        rig.crowd.drain()
+        writer.write(framed(numbered(2)))
+        await asyncio.sleep(0.01)
+        rig.connections()[0].deliver(b"one", last=True)
+        assert await reply(reader) == b"one"
+        assert await ended(reader), "what was asked after the drain began is not answered"
+
+    assert run(loop, scenario).closed() == {"drain": 1}
+
+
+def test_the_desk_learns_who_takes_and_who_is_gone(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(rig: Rig) -> None:
+        desk = with_desk(rig, monkeypatch)
+        _, writer = await rig.connect(receive=4096)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(framed(numbered(1)))
+        await until(lambda: bool(desk.asked))
+        [connection] = rig.connections()
+        while connection.ready:
+            connection.deliver(bytes(60_000), last=False)
+        assert desk.was_ready == 0
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        await until(lambda: desk.was_ready == 1)
+        assert connection.ready
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+        await until(lambda: desk.left == 1)
+        assert not connection.ready
+
+    run(loop, scenario)
+
+
 @pytest.mark.usefixtures("echo")
 def test_a_connection_that_is_reset_leaves_nothing_behind(loop: str) -> None:
     async def scenario(rig: Rig) -> None:

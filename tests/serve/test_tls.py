@@ -445,7 +445,7 @@ class Files:
         self.folder = folder
         self.paths = certificates.write(folder)
         self.count = counters()
-        self.certificate = Certificate(*self.paths, self.count)  # type: ignore[arg-type]
+        self.certificate = Certificate(*self.paths, self.count)
 
     def tick(self, number: int = 4) -> None:
         for _ in range(number):
@@ -502,7 +502,7 @@ def test_a_link_that_is_turned(files: Files) -> None:
         certificates.write(files.folder / version, serial=10 + int(version))
     link = files.folder / "now"
     link.symlink_to("1")
-    certificate = Certificate(str(link / "cert.pem"), str(link / "key.pem"), files.count)  # type: ignore[arg-type]
+    certificate = Certificate(str(link / "cert.pem"), str(link / "key.pem"), files.count)
     files.certificate = certificate
     assert files.serial == 11
     (files.folder / "next").symlink_to("2")
