@@ -94,6 +94,26 @@ def test_variables_beat_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("dnsd.toml:1", "zones: a is there twice")]),
     ('[[zones]]\nname = "-a.b"\nfile = "a"', [("dnsd.toml:2", "zones[0].name: not a domain name")]),
     ("listen = []", [("dnsd.toml:1", "listen")]),
+    ('[tls]\nlisten = ["127.0.0.1:853"]', [("dnsd.toml:1", "tls: listen needs certificate and key")]),
+    ('[tls]\nlisten = ["127.0.0.1"]', [("dnsd.toml:2", "tls.listen: '127.0.0.1': not an address and port")]),
+    ('[tcp]\nproxy_from = ["192.0.2.1/24", "x"]', [
+        ("dnsd.toml:2", "tcp.proxy_from: 192.0.2.1/24 has host bits set; 'x' does not appear to be")]),
+    ('[rate]\nanswers = -1\nothers = 0\nexempt = ["y"]', [
+        ("dnsd.toml:2", "rate.answers"), ("dnsd.toml:3", "rate.others"), ("dnsd.toml:4", "rate.exempt: 'y'")]),
+    ('[why]\nallow = ["key:a b", "10.0.0.0/8"]', [("dnsd.toml:2", "why.allow: not a domain name")]),
+    ('[why]\nallow = ["key:nobody"]', [("dnsd.toml", "why.allow: there is no key 'nobody'")]),
+    ('[[zones]]\nname = "a"\nfile = "a"\ntransfer = ["key:k"]\nnotify_key = "l"', [
+        ("dnsd.toml", "zones[0].transfer: there is no key 'k'; zones[0].notify_key: there is no key 'l'")]),
+    ('[[zones]]\nname = "a"\nfile = "a"\nnotify = ["192.0.2.1"]', [
+        ("dnsd.toml:4", "zones[0].notify: '192.0.2.1': not an address and port")]),
+    ('[[keys]]\nname = "k"', [("dnsd.toml:1", "keys[0]: either secret or secret_file must be given")]),
+    ('[[keys]]\nname = "k"\nsecret = "!!"', [("dnsd.toml:1", "keys[0]: the secret cannot be read")]),
+    ('[[keys]]\nname = "k"\nsecret = "YWJj"', [("dnsd.toml:1", "keys[0]: the secret is shorter than 16 octets")]),
+    ('[[keys]]\nname = "k"\nsecret_file = "nowhere"', [("dnsd.toml:1", "keys[0]: the secret cannot be read")]),
+    ('[[keys]]\nname = "k"\nalgorithm = "hmac-md5"\nsecret_file = "nowhere"', [
+        ("dnsd.toml:3", "keys[0].algorithm: Input should be")]),
+    ('[capture]\ndnstap = "x"\nevery = 0\nclients = "none"', [
+        ("dnsd.toml:2", "capture.dnstap"), ("dnsd.toml:3", "capture.every"), ("dnsd.toml:4", "capture.clients")]),
     ('listen = ["localhost:53", "127.0.0.1", "::1:53", "[::1]:99999", "224.0.0.1:53", "[::ffff:1.2.3.4]:53"]', [
         ("dnsd.toml:1", "listen: 'localhost:53': not an address")]),
     ('listen = ["127.0.0.1:53", "127.0.0.1:53"]', [("dnsd.toml:1", "listen: '127.0.0.1:53' is there twice")]),
@@ -167,7 +187,7 @@ def test_an_unreadable_file_is_a_fault(tmp_path: Path, content: bytes | None) ->
     ("127.0.0.1:53", ("127.0.0.1", 53)), ("[::1]:0", ("::1", 0)), ("0.0.0.0:53", ("0.0.0.0", 53)),
     ("[::]:53", ("::", 53)), ("[fe80::1%lo]:53", ("fe80::1%lo", 53))])
 def test_address(text: str, expected: tuple[str, int]) -> None:
-    assert config.address(text) == expected
+    assert options.address(text) == expected
 
 
 @pytest.mark.parametrize("url", [
@@ -177,17 +197,8 @@ def test_store_urls(tmp_path: Path, url: str) -> None:
 
 
 def test_with_a_certificate_the_admin_api_may_leave_loopback(tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-    certificate = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-                   .serial_number(1).not_valid_before(start).not_valid_after(start + datetime.timedelta(days=1))
-                   .sign(key, hashes.SHA256()))
-    (tmp_path / "c.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     for password, usable in ((None, True), (b"secret", False)):
-        encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-        (tmp_path / "k.pem").write_bytes(key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+        own_certificate(tmp_path, password)
         path = write(tmp_path, '[admin]\nlisten = ["192.0.2.1:8053"]\ncertificate = "c.pem"\nkey = "k.pem"')
         if usable:
             assert config.load(path).admin.certificate == tmp_path / "c.pem"
@@ -204,9 +215,59 @@ def test_dnstap_needs_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config.load(write(tmp_path, '[capture]\nlog = "queries"\n'))
 
 
+def test_keys_are_known_by_name_and_never_shown(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("MDEyMzQ1Njc4OWFi\nY2RlZg==\n")
+    settings = config.load(write(tmp_path, """
+        [why]
+        allow = ["key:K.Example.", "192.0.2.0/24"]
+        [[zones]]
+        name = "a"
+        file = "a"
+        transfer = ["key:k.example", "2001:db8::/32"]
+        notify_key = "k.example"
+        [[keys]]
+        name = "K.example."
+        secret_file = "secret"
+        [[keys]]
+        name = "other"
+        secret = "MDEyMzQ1Njc4OWFiY2RlZg=="
+    """))
+    assert settings.why.allow == ("key:k.example", "192.0.2.0/24")
+    assert [key.octets() for key in settings.keys] == [b"0123456789abcdef"] * 2
+    assert "MDEy" not in repr(settings)
+
+
+def test_one_address_is_not_for_dns_and_for_tls(tmp_path: Path) -> None:
+    own_certificate(tmp_path)
+    text = 'listen = ["127.0.0.1:853"]\n[tls]\nlisten = ["127.0.0.1:853"]\ncertificate = "c.pem"\nkey = "k.pem"'
+    assert faults(write(tmp_path, text)) == [("dnsd.toml", "tls.listen: 127.0.0.1:853 is in listen too")]
+
+
+def test_cookies_live_in_the_state_unless_told_otherwise(tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, 'state = "s"')).cookie_file == tmp_path / "s/cookies"
+    assert config.load(write(tmp_path, '[cookies]\nfile = "c"')).cookie_file == tmp_path / "c"
+    assert config.load(write(tmp_path, "[cookies]\nenabled = false")).cookie_file is None
+
+
+def own_certificate(folder: Path, password: bytes | None = None) -> None:
+    """A pair c.pem and k.pem."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "node")])
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    certificate = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+                   .serial_number(1).not_valid_before(start).not_valid_after(start + datetime.timedelta(days=1))
+                   .sign(key, hashes.SHA256()))
+    encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    (folder / "c.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "k.pem").write_bytes(key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+
+
 def test_a_dump_has_what_a_child_needs(tmp_path: Path) -> None:
     dump = config.load(write(tmp_path, '[[zones]]\nname = "a"\nfile = "a.zone"')).model_dump(mode="json")
-    assert dump["zones"] == [{"name": "a", "file": str(tmp_path / "a.zone")}]
+    assert dump["zones"] == [
+        {"name": "a", "file": str(tmp_path / "a.zone"), "transfer": [], "notify": [], "notify_key": None}]
+    assert dump["tcp"].pop("proxy_from") == []
     assert Limits(**dump["tcp"]) == Limits()
 
 
