@@ -34,8 +34,11 @@ REFUSED: Final[Outcome] = (
     wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0,
     wire.error_option(types.EDE_NOT_AUTHORITATIVE, "no zone of this server holds the name"), metrics.KIND_REFUSED)
 
-
 NOT_HERE: Final[Outcome] = (wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0, b"", metrics.KIND_REFUSED)
+
+NO_SUCH_ZONE: Final[Outcome] = (
+    wire.heads(types.NOTAUTH, aa=False), b"", types.NOTAUTH, 0,
+    wire.error_option(types.EDE_NOT_AUTHORITATIVE, "no zone of this server begins there"), metrics.KIND_REFUSED)
 
 
 def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSequence[int]) -> Outcome:
@@ -48,14 +51,14 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
         if suffix in image.index:
             node = image.nodes.get(suffix) or image.unfold(suffix)
             return _from_encloser(asked, node, image, count)
-    return REFUSED
+    return NO_SUCH_ZONE if _is_transfer(asked[1]) else REFUSED
 
 
 def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """The answer at a node that has no finished entry for the question."""
     name, key, tail, _, _, _ = asked
     if _is_foreign(key):
-        return NOT_HERE
+        return NO_SUCH_ZONE if _is_transfer(key) and (node.name != name or not node.flags & layout.N_APEX) else NOT_HERE
     if node.cut is not None and (node.cut is not node or key != KEY_DS):
         return _referral(tail, node.cut)
     if node.flags & layout.N_CNAME and key != KEY_CNAME:
@@ -66,8 +69,13 @@ def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int])
 
 
 def _is_foreign(key: bytes) -> bool:
-    """Another class than IN, or a transfer: not from here (RFC 5936 §2.2.1), wherever the name lies."""
-    return key[3] != 1 or key[2] > 0 or (250 < key[1] < 253 and not key[0])
+    """Another class than IN, or a transfer: not from here, wherever the name lies."""
+    return key[2:] != b"\0\1" or _is_transfer(key)
+
+
+def _is_transfer(key: bytes) -> bool:
+    """AXFR or IXFR: of a name that is no apex here they are told so (RFC 5936 §2.2.1), else refused."""
+    return key in (b"\0\xfb\0\1", b"\0\xfc\0\1")
 
 
 def _denier(key: bytes, node: Node, image: Image) -> Node:
@@ -84,7 +92,7 @@ def _from_encloser(asked: Asked, node: Node, image: Image, count: MutableSequenc
     if node.name == name:
         return present(asked, node, image, count)
     if _is_foreign(key):
-        return NOT_HERE
+        return NO_SUCH_ZONE if _is_transfer(key) else NOT_HERE
     if node.cut is not None:
         return _referral(tail, node.cut)
     if node.flags & layout.N_DNAME:
@@ -104,7 +112,7 @@ def _ends(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -
         return entry.heads, entry.data, 0, 0, b"", metrics.KIND_STATIC
     number, rrs, scope, options = choose(image, image.plan(node.record), entry, client, ecs, now, count)
     if not number:
-        return wire.heads(types.SERVFAIL), b"", types.SERVFAIL, scope, options, metrics.KIND_SERVFAIL
+        return wire.heads(types.SERVFAIL, aa=False), b"", types.SERVFAIL, scope, options, metrics.KIND_SERVFAIL
     return wire.heads(answers=number), rrs, 0, scope, options, metrics.KIND_SERVICE
 
 
@@ -136,10 +144,6 @@ def _delegation(cut: Node) -> Entry:
     return entry
 
 
-def _soa(node: Node) -> bytes:
-    return node.zone.apex + node.zone.soa_tail
-
-
 def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """Follow CNAME and DNAME; the rcode is that of the last name (RFC 6604 §2), the scope the longest of all parts."""
     name, key, tail, _, _, _ = asked
@@ -166,7 +170,7 @@ def _chain(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) 
             node = last
             continue
         extra_answers, authority, extra, tail_body, rcode, scope, options = last
-        heads = wire.heads(rcode, True, answers + extra_answers, authority, extra)
+        heads = wire.heads(rcode, rcode != types.SERVFAIL, answers + extra_answers, authority, extra)
         return heads, body + tail_body, rcode, scope, options, kind
     return wire.heads(answers=answers), body, 0, 0, b"", kind
 
@@ -203,29 +207,38 @@ def _land(asked: Asked, name: bytes, owner: bytes, found: tuple[Node, Node], ima
     encloser, node = found
     if encloser.cut is not None and (encloser.cut is not node or node.name != name or asked[1] != KEY_DS):
         entry = _delegation(encloser.cut)
-        body = wire.reown(entry.data, entry.count, encloser.cut.name) + entry.extra
+        body = wire.reown(entry.data, entry.count, _inside(owner, name, encloser.cut.name)) + entry.extra
         return 0, entry.count, entry.extra_count, body, 0, 0, b""
     if node.name != name and node is encloser:
         if node.flags & layout.N_DNAME:
             return node
-        return 0, 1, 0, _soa(encloser), types.NXDOMAIN, 0, b""
+        zone = encloser.zone
+        return 0, 1, 0, _inside(owner, name, zone.apex) + zone.soa_tail, types.NXDOMAIN, 0, b""
     if node.flags & layout.N_CNAME:
         return node
     end = _ends(asked, node, image, count)
     if end is None:
-        return 0, 1, 0, _soa(_denier(asked[1], node, image)), 0, 0, b""
+        zone = _denier(asked[1], node, image).zone
+        return 0, 1, 0, _inside(owner, name, zone.apex) + zone.soa_tail, 0, 0, b""
     heads, body, rcode, scope, options, _ = end
     number = int.from_bytes(heads[0][4:6], "big")
     return number, 0, 0, wire.reown(body, number, owner), rcode, scope, options
 
 
+def _inside(owner: bytes, name: bytes, ancestor: bytes) -> bytes:
+    """The pointer to a name's ancestor, where `owner` is the one to the name."""
+    return (int.from_bytes(owner, "big") + len(name) - len(ancestor)).to_bytes(2, "big")
+
+
 def _encloser(name: bytes, image: Image) -> tuple[Node, Node] | None:
     """The closest encloser of a name and the node that speaks for it (itself, a wildcard, or the encloser again)."""
-    at = 0
-    while True:
+    starts, at = [0], 0
+    while name[at]:
+        at += 1 + name[at]
+        starts.append(at)
+    # Nothing is deeper than `depth`: else a DNAME that leads below itself would cost 127 look-ups at each step.
+    for at in starts[max(0, len(starts) - 1 - image.depth) :]:
         node = image.get(name[at:])
         if node is not None:
             return node, node.wildcard if at and node.wildcard is not None else node
-        if not name[at]:
-            return None
-        at += 1 + name[at]
+    return None

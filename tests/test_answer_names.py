@@ -20,7 +20,8 @@ NESTED_DS = f"nested.example.com. 300 DS 4712 8 2 {'11' * 32}"
 WWW = ["192.0.2.2", "192.0.2.3"]
 SUB_NS = [f"sub.example.com. 300 NS {ns}" for ns in (
     "ns.far.example.org.", "ns.nods.example.com.", "ns.sub.example.com.", "ns1.example.com.")]
-SUB_GLUE = ["ns.nods.example.com. 300 A 192.0.2.7", "ns.sub.example.com. 300 A 192.0.2.6",
+SUB_GLUE = ["ns1.example.com. 300 A 192.0.2.1",
+            "ns.nods.example.com. 300 A 192.0.2.7", "ns.sub.example.com. 300 A 192.0.2.6",
             "ns.sub.example.com. 300 AAAA 2001:db8::6"]
 
 
@@ -51,7 +52,7 @@ def cname(owner: str, target: str) -> str:
 
 
 E = "example.com."
-NX, YX, SERVFAIL, REFUSED = 3, 6, 2, 5
+NX, YX, SERVFAIL, REFUSED, NOTAUTH = 3, 6, 2, 5, 9
 
 STATIC = [
     Row("1034 §4.3.2 3a", f"www.{E}", "A", m.KIND_STATIC, a(f"www.{E}", *WWW)),
@@ -174,7 +175,7 @@ CHAIN = [
     Row("8 aliases and an answer", f"chain4.{E}", "A", m.KIND_CNAME,
         [*(cname(f"chain{n}.{E}", f"chain{n + 1}.{E}") for n in range(4, 12)), *a(f"chain12.{E}", "192.0.2.12")]),
     Row("to a service without an address", f"al13.{E}", "A", m.KIND_CNAME, [cname(f"al13.{E}", f"dark.{E}")],
-        rcode=SERVFAIL, also=[m.LADDER_EMPTY]),
+        rcode=SERVFAIL, aa=False, also=[m.LADDER_EMPTY]),
 ]
 
 W = "w" * 60
@@ -216,9 +217,11 @@ ELSEWHERE = [
     Row("8482 §4.2 service", f"api.{E}", "ANY", m.KIND_ANY, [f'api.{E} 3600 HINFO "RFC8482" ""']),
     *(Row("not ours", name, type_, m.KIND_REFUSED, rcode=REFUSED, aa=False)
       for name in ("example.net.", "com.", ".", "www.example.comx.") for type_ in ("A", "ANY")),
-    *(Row("5936 §2.2.1", name, "AXFR", m.KIND_REFUSED, rcode=REFUSED, aa=False)
-      for name in (E, f"www.{E}", f"nothing.{E}", f"x.sub.{E}", f"www.d.{E}", f"nul\\000octet.{E}", "example.net.")),
-    Row("5936 §2.2.1 under a wildcard", f"x.w.{E}", "AXFR", m.KIND_REFUSED, rcode=REFUSED, aa=False),
+    Row("5936 §2.2.1", E, "AXFR", m.KIND_REFUSED, rcode=REFUSED, aa=False),
+    Row("5936 §2.2.1 nested", f"nested.{E}", "AXFR", m.KIND_REFUSED, rcode=REFUSED, aa=False),
+    *(Row("5936 §2.2.1 no apex", name, type_, m.KIND_REFUSED, rcode=NOTAUTH, aa=False) for type_ in ("AXFR", "IXFR")
+      for name in (f"www.{E}", f"nothing.{E}", f"x.sub.{E}", f"www.d.{E}", f"nul\\000octet.{E}", "example.net.")),
+    Row("5936 §2.2.1 under a wildcard", f"x.w.{E}", "AXFR", m.KIND_REFUSED, rcode=NOTAUTH, aa=False),
     Row("1995 §4", E, "IXFR", m.KIND_REFUSED, rcode=REFUSED, aa=False),
     *(Row("1035 §3.2.4 class", name, "TXT", m.KIND_REFUSED, rcode=REFUSED, aa=False, class_=class_)
       for name in (f"www.{E}", f"api.{E}", f"nothing.{E}", f"x.w.{E}", f"x.sub.{E}", f"sub.{E}", f"www.d.{E}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from dnsd.compile import service as record
@@ -19,6 +19,9 @@ from dnsd.dns import names, types
 from dnsd.image import layout
 from dnsd.image.reading import checksum
 from dnsd.model import MapView, RRset, ServiceView, Stamp, ZoneView
+
+_REFERRAL: Final = 512 - 12 - 64 - 4 - 11
+"""Octets for a referral's records: RFC 1035 §4.2.1, without head, a label below the cut, type and class, OPT."""
 
 
 class Built(NamedTuple):
@@ -33,7 +36,7 @@ def build(zones: Sequence[ZoneView], services: Sequence[ServiceView], maps: Sequ
     """The image; `zones.CompileError` names everything that cannot be served together."""
     names_tree = tree(zones, services)
     by_id = {view.id: view for view in maps}
-    draft = _Draft(names_tree)
+    draft = _Draft(names_tree, [zone.apex for zone in zones])
     for zone in zones:
         draft.add_zone(zone)
     for branch in names_tree.values():
@@ -53,8 +56,8 @@ def build(zones: Sequence[ZoneView], services: Sequence[ServiceView], maps: Sequ
 class _Draft:
     """Blobs and tables while they grow."""
 
-    def __init__(self, found: Tree) -> None:
-        self.tree = found
+    def __init__(self, found: Tree, apexes: Sequence[bytes]) -> None:
+        self.tree, self.apexes = found, apexes
         self.number = {name: number for number, name in enumerate(found)}
         self.zones, self.nodes, self.rrsets = bytearray(), bytearray(), bytearray()
         self.names, self.data = bytearray(), bytearray()
@@ -78,7 +81,8 @@ class _Draft:
         first = self.rrset_count
         for type_ in sorted(branch.rrsets):
             rrset = branch.rrsets[type_]
-            extra, extra_count = self._glue(rrset) if type_ == types.NS and branch.cut == branch.name else (b"", 0)
+            delegates = type_ == types.NS and branch.cut == branch.name
+            extra, extra_count = self._glue(rrset, branch) if delegates else (b"", 0)
             self._add_rrset(rrset, extra, extra_count)
         for type_, flag in ((types.SOA, layout.N_APEX), (types.CNAME, layout.N_CNAME), (types.DNAME, layout.N_DNAME)):
             flags |= flag if type_ in branch.rrsets else 0
@@ -107,18 +111,27 @@ class _Draft:
         self.rrset_count += 1
         return self.rrset_count - 1
 
-    def _glue(self, ns: RRset) -> tuple[bytes, int]:
-        """Addresses of the cut's name servers that only we can give: those at or below a cut (RFC 9471 §3)."""
-        found, count = b"", 0
-        for target in ns.rdatas:
-            branch = self.tree.get(target.lower())
-            if branch is None or branch.cut is None:
+    def _glue(self, ns: RRset, cut: Branch) -> tuple[bytes, int]:
+        """Addresses of the cut's name servers inside the zone (RFC 1034 §4.3.2 3b).
+
+        All at or below a cut, because nobody else can give them (RFC 9471 §3); of the others, which can be asked for,
+        as many as leave a referral of this size whole without EDNS.
+        """
+        room = _REFERRAL - len(cut.name) - sum(12 + len(target) for target in ns.rdatas)
+        found: list[bytes] = []
+        count = 0
+        known = [self.tree[target.lower()] for target in ns.rdatas if target.lower() in self.tree]
+        for branch in sorted(known, key=lambda one: one.cut is None):
+            if not names.under(branch.name, self.apexes[cut.zone]):
                 continue
-            for type_ in (types.A, types.AAAA):
-                if type_ in branch.rrsets:
-                    found += finished(branch.rrsets[type_], branch.name)
-                    count += len(branch.rrsets[type_].rdatas)
-        return found, count
+            held = [branch.rrsets[type_] for type_ in (types.A, types.AAAA) if type_ in branch.rrsets]
+            data = b"".join(finished(rrset, branch.name) for rrset in held)
+            if branch.cut is None and len(data) > room:
+                continue
+            room -= len(data)
+            found.append(data)
+            count += sum(len(rrset.rdatas) for rrset in held)
+        return b"".join(found), count
 
     def map_refs(self, maps: Sequence[MapView]) -> bytes:
         """Which table file each map is."""

@@ -149,9 +149,7 @@ def test_denials_last_as_long_as_the_shorter_of_ttl_and_minimum(ttl: int, minimu
     assert door.ask("example.com", "SOA").answer[0].split()[1] == str(ttl)
 
 
-def test_glue_is_what_only_we_can_give() -> None:
-    """RFC 9471 §2: servers at or below any cut of ours, whatever the case of their name; not names we answer for."""
-    text = """
+GLUED = """
 sub NS NS.Sub
 sub NS ns1
 sub NS ns.other
@@ -162,10 +160,35 @@ ns.sub TXT "not an address"
 other NS ns.other
 ns.other AAAA 2001:db8::1
 """
-    zones = [zone("example.com", text), zone("in.example.com", "ns A 192.0.2.9\n"),
-             zone("example.org", "ns A 192.0.2.9\n")]
-    assert Door(image(zones)).ask("x.sub.example.com").additional == [
-        "ns.sub.example.com. 300 A 192.0.2.1", "ns.other.example.com. 300 AAAA 2001:db8::1"]
+
+
+def test_a_referral_has_the_addresses_inside_the_zone() -> None:
+    """RFC 1034 §4.3.2 3b: first those at or below cuts, whatever the case of their name, then those to be asked for,
+    also in a zone inside this one; none of a zone beside it."""
+    zones = [zone("example.com", GLUED), zone("in.example.com", "ns A 192.0.2.9\n"),
+             zone("example.org", "ns A 192.0.2.9\nsub NS ns.sub.example.com.\n")]
+    door = Door(image(zones))
+    assert door.ask("x.sub.example.com").additional == [
+        "ns.sub.example.com. 300 A 192.0.2.1", "ns.other.example.com. 300 AAAA 2001:db8::1",
+        "ns1.example.com. 300 A 192.0.2.1", "ns.in.example.com. 300 A 192.0.2.9"]
+    assert door.ask("sub.example.org").additional == []
+
+
+@pytest.mark.parametrize(("servers", "told"), [(6, 6), (7, 6), (9, 5), (12, 2)])
+def test_what_can_be_asked_for_never_cuts_a_referral(servers: int, told: int) -> None:
+    """RFC 9471 §3.2: only glue is worth a second question over TCP."""
+    text = "".join(f"sub NS n{n}\nn{n} A 192.0.2.{n}\n" for n in range(servers))
+    reply = Door(image([zone("example.com", text)])).ask(f"{'x' * 63}.sub.example.com")
+    assert (reply.tc, len(reply.authority), len(reply.additional)) == (False, servers, told)
+
+
+@pytest.mark.parametrize("below", ["sub", "other"])
+def test_glue_is_told_whatever_its_size(below: str) -> None:
+    """RFC 9471 §3.1: what does not fit sets TC."""
+    text = "other NS ns1\n" + "".join(f"sub NS n{n}.{below}\nn{n}.{below} AAAA 2001:db8::{n}\n" for n in range(9))
+    door = Door(image([zone("example.com", text)]))
+    assert door.ask("sub.example.com").tc
+    assert len(Door(door.image, tcp=True).ask("sub.example.com").additional) == 9
 
 
 def test_maps_are_named() -> None:
