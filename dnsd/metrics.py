@@ -126,6 +126,8 @@ LIMITED_BADCOOKIE: Final = _one("dnsd_rate_limited_total", _LIMITED, action="bad
 LIMITED_EXCUSED: Final = _one("dnsd_rate_limited_total", _LIMITED, action="valid_cookie")
 SHED: Final = _one("dnsd_shed_total", "Queries dropped because more came than can be answered, the least useful first")
 DESK: Final = _one("dnsd_desk_total", "Queries left to the control process: transfers, signed ones, explanations")
+DESK_FULL: Final = _one("dnsd_desk_full_total", "Queries answered without the control process: too many were with it")
+DESK_LOST: Final = _one("dnsd_desk_lost_total", "Queries the control process did not answer, or not to the end")
 COOKIES: Final = _one("dnsd_cookie_queries_total", "Queries with a DNS cookie")
 
 DROPPED: Final = _one("dnsd_dropped_total", "Messages that get no answer: too short, or themselves an answer")

@@ -15,7 +15,8 @@ has taken the one before. So a secondary that reads slowly fills nobody's memory
 from __future__ import annotations
 
 import struct
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 UDP, TCP, TLS = range(3)
 KIND_ASK, KIND_REPLY, KIND_NEXT, KIND_GONE = range(1, 5)
@@ -26,7 +27,8 @@ PACKET_MAX: Final = _ASK.size + 65535
 IDS: Final = 1 << 32
 
 
-class Ask(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ask:
     """A query of that client (4 or 16 octets) as it came, and through which door."""
 
     id: int
@@ -36,7 +38,8 @@ class Ask(NamedTuple):
     packet: bytes
 
 
-class Reply(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reply:
     """One whole message of an answer; `more` follow when asked for."""
 
     id: int
@@ -44,13 +47,15 @@ class Reply(NamedTuple):
     message: bytes
 
 
-class Next(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Next:
     """The client has taken what it was sent."""
 
     id: int
 
 
-class Gone(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gone:
     """Nobody waits for that answer any more; id 0: for none that was asked before."""
 
     id: int

@@ -31,6 +31,10 @@ FULL_WAIT_MS: Final = 5  # how long a full send buffer may hold up the loop
 _ADDRESS: Final = {socket.AF_INET: struct.Struct("4x4s8x"), socket.AF_INET6: struct.Struct("8x16s4x")}
 
 
+Peer = tuple[str, int] | tuple[str, int, int, int]
+"""A socket address as the socket module takes it."""
+
+
 class Slot(Protocol):
     """Something whose first n octets are `slot[:n]`: a slice costs less than asking a buffer for bytes."""
 
@@ -53,6 +57,12 @@ class Channel(Protocol):
 
     def send(self, replies: Sequence[bytes | None]) -> None:
         """Answer the batch just received, in its order; None for what gets no answer."""
+
+    def peer(self, at: int) -> Peer:
+        """Where query number `at` of that batch came from, for `send_late`."""
+
+    def send_late(self, reply: bytes, peer: Peer) -> None:
+        """Answer a query of an earlier batch."""
 
 
 def channel(sock: socket.socket, count: memoryview, *, batched: bool = True) -> Channel:
@@ -153,6 +163,18 @@ class Batched:
                 self._send_run(first, replies[first:last])  # type: ignore[arg-type]
             first = last + 1
 
+    def peer(self, at: int) -> Peer:
+        """See `Channel`."""
+        name = bytes(self._names[at * self._name_size : (at + 1) * self._name_size])
+        if self._sock.family == socket.AF_INET:
+            return socket.inet_ntoa(name[4:8]), self.port(at)
+        flow, scope = int.from_bytes(name[4:8], "big"), int.from_bytes(name[24:28], sys.byteorder)
+        return socket.inet_ntop(socket.AF_INET6, name[8:24]), self.port(at), flow, scope
+
+    def send_late(self, reply: bytes, peer: Peer) -> None:
+        """See `Channel`."""
+        _send_one(self._sock, self._count, reply, peer)
+
     def _send_run(self, first: int, replies: Sequence[bytes]) -> None:
         data = b"".join(replies)
         self._outbox[: len(data)] = data
@@ -230,23 +252,33 @@ class Single:
         """See `Channel`."""
         for reply, address in zip(replies, self._addresses, strict=False):
             if reply:
-                self._send_one(reply, address)
+                _send_one(self._sock, self._count, reply, address)
 
-    def _send_one(self, reply: bytes, address: Any) -> None:
-        for attempt in range(2):
-            try:
-                self._sock.sendto(reply, socket.MSG_DONTWAIT, address)
-            except OSError as problem:
-                if problem.errno not in _FULL:
-                    self._count[metrics.UDP_SEND_ERRORS] += 1
-                    return
-                if attempt or not _writable(self._sock):
-                    self._count[metrics.UDP_SEND_FULL] += 1
-                    return
-            else:
-                self._count[metrics.RESPONSES_UDP] += 1
-                self._count[metrics.BYTES_OUT_UDP] += len(reply)
+    def peer(self, at: int) -> Peer:
+        """See `Channel`."""
+        address: Peer = self._addresses[at]
+        return address
+
+    def send_late(self, reply: bytes, peer: Peer) -> None:
+        """See `Channel`."""
+        _send_one(self._sock, self._count, reply, peer)
+
+
+def _send_one(sock: socket.socket, count: memoryview, reply: bytes, peer: Any) -> None:
+    for attempt in range(2):
+        try:
+            sock.sendto(reply, socket.MSG_DONTWAIT, peer)
+        except OSError as problem:
+            if problem.errno not in _FULL:
+                count[metrics.UDP_SEND_ERRORS] += 1
                 return
+            if attempt or not _writable(sock):
+                count[metrics.UDP_SEND_FULL] += 1
+                return
+        else:
+            count[metrics.RESPONSES_UDP] += 1
+            count[metrics.BYTES_OUT_UDP] += len(reply)
+            return
 
 
 def packed(host: str) -> bytes:
