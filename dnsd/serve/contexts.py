@@ -72,7 +72,7 @@ class Contexts:
     def arrived(self, number: int) -> None:
         """So many datagrams came in; called before they are answered."""
         self._seen += number
-        if self.guard is not None and self._seen > self._free:
+        if self.guard is not None and (self._seen > self._free or self.udp.strict):
             self.udp.strict = True
             self.guard.tick(time.monotonic_ns())
 

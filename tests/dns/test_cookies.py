@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from siphash24 import siphash24
 
 from dnsd.dns.cookies import Cookies, entries
 
@@ -80,6 +81,13 @@ def test_nothing_else_is_believed(change: object) -> None:
     valid, back = cookies.answer(changed, CLIENT, NOW)
     assert not valid
     assert back == changed[:8] + cookies.made(changed[:8], CLIENT, NOW)
+
+
+@pytest.mark.parametrize(("version", "valid"), [(0, False), (1, True), (2, False), (255, False)])
+def test_another_version_proves_nothing_even_if_the_proof_is_right(version: int, valid: bool) -> None:
+    signed = ASKER + bytes((version, 0, 0, 0)) + NOW.to_bytes(4, "big")
+    cookie = signed + siphash24(signed + CLIENT, key=ONE).digest()
+    assert Cookies([ONE]).valid(cookie, CLIENT, NOW) == valid
 
 
 def test_a_cookie_is_its_clients_alone() -> None:

@@ -64,7 +64,7 @@ def test_tokens_come_evenly() -> None:
 @pytest.mark.parametrize(("one", "other", "shared"), [
     ("192.0.2.1", "192.0.2.255", True), ("192.0.2.1", "192.0.3.1", False),
     ("2001:db8::1", "2001:db8:0:ff:ffff::", True), ("2001:db8::1", "2001:db8:0:100::1", False),
-    ("0.0.2.1", "::200:0:0:0", False),  # the same number, of another length
+    ("0.0.2.1", "0:0:0:200::", False),  # the same number, of another length
 ])
 def test_what_is_one_network(one: str, other: str, shared: bool) -> None:
     it = guard()
@@ -160,6 +160,15 @@ def test_workers_share_buckets_and_a_restarted_one_finds_them() -> None:
     assert other.over(CLIENT, 1, 0)
     assert one.over(CLIENT, 1, 0)
     assert guard(table=table).over(CLIENT, 1, 0)
+
+
+def test_a_clock_a_minute_late_frees_nobody() -> None:
+    it = guard(answers=1, burst_s=60)
+    assert through(it, 100) == 60
+    it.tick(940 * SECOND)
+    assert through(it, 100) == 0
+    it.tick(1000 * SECOND)
+    assert through(it, 100) == 0
 
 
 def test_every_process_hashes_alike() -> None:
