@@ -45,7 +45,7 @@ FLOODS: Final = {"NXDOMAIN": "W5", "good": "W1"}
 
 
 class Outcome(NamedTuple):
-    """Share of the canary's questions answered and how long that took; replies to the flood a second; what was dropped."""
+    """Share of the canary's questions answered, how long that took; replies to the flood a second; what was dropped."""
 
     goodput: float
     p50_ms: float
