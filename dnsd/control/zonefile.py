@@ -1,7 +1,7 @@
 """Zone files: RFC 1035 master files through dnspython to `model.ZoneView`, with every fault at once.
 
-Lives here: directives, entries to rrsets, TTL rules, limits; the only module that knows dnspython. Does not live here:
-cutting text into entries (`control.zonetext`), what makes a zone sound (`control.zonecheck`).
+Lives here: directives, entries to rrsets, TTL rules, limits. Does not live here: cutting text into entries
+(`control.zonetext`), what makes a zone sound (`control.zonecheck`). dnspython is known here, in `tsig` and `notify`.
 
 dnspython's own reader stops at the first error and passes over names outside the zone without a word. So each entry is
 read by itself with dnspython's tokenizer and rdata parsers; a bad one is a fault with file and line, and the next is
