@@ -104,6 +104,7 @@ def _keep(name: str, folder: Path, scratch: Path) -> None:
     least.mkdir()
     atheris(name, f"-merge=1 {least} {folder}", scratch)
     file = CORPUS / f"{name}.txt"
+    CORPUS.mkdir(exist_ok=True)
     marked = [line for line in file.read_text().splitlines() if "#" in line] if file.exists() else []
     target: Any = import_module(f"fuzz.targets.{name}")
     known = {data.hex() for data in target.seeds()}

@@ -12,12 +12,14 @@ import random
 import socket
 import sys
 import time
+from contextlib import ExitStack
 
 from tests.hostile.packets import chains, hostile, typical
 
 LARGEST = 65507  # what a datagram can carry
 LARGE = 2000     # of those above, one in ten is sent: at 64 kB each they test the kernel, not the server
 STEP_S = 0.004
+PREFIXES = 61    # that it comes from, so that limits hold back some of it and not all
 
 
 def packets(zone: str, number: int) -> list[bytes]:
@@ -40,19 +42,27 @@ def packets(zone: str, number: int) -> list[bytes]:
 def main(port: int, rate: float, number: int, zone: str) -> None:
     """Sends them all."""
     made = packets(zone, min(number, 20_000))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
+    with ExitStack() as stack:
+        socks = [stack.enter_context(_socket(f"127.{prefix}.0.1")) for prefix in range(10, 10 + PREFIXES)]
         sent, failed, start = 0, 0, time.monotonic()
         while sent < number:
             due = min(number, int((time.monotonic() - start) * rate))
             while sent < due:
                 try:
-                    sock.sendto(made[sent % len(made)], ("127.0.0.1", port))
+                    socks[sent % PREFIXES].sendto(made[sent % len(made)], ("127.0.0.1", port))
                 except BlockingIOError:
                     failed += 1
                 sent += 1
             time.sleep(STEP_S)
     print(sent - failed, round(time.monotonic() - start, 1), flush=True)
+
+
+def _socket(host: str) -> socket.socket:
+    """A socket that never waits; what is sent back to it stays in its queue or is dropped there."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind((host, 0))
+    sock.setblocking(False)
+    return sock
 
 
 if __name__ == "__main__":
