@@ -22,10 +22,11 @@ DEADLINE: Final = "deadline"
 EVENTS: Final = "events"
 AUDIT: Final = "audit"
 AUDIT_LEASES: Final = "audit-leases"
+SERIALS: Final = "serials"
 KEYS: Final = (
     META, "names", "index", "uses", OWNED, "terms", DEADLINE, "until",
     *(kind.value for kind in Kind),
-    EVENTS, "events-sizes", AUDIT, "audit-sizes", AUDIT_LEASES, "audit-leases-sizes",
+    EVENTS, "events-sizes", AUDIT, "audit-sizes", AUDIT_LEASES, "audit-leases-sizes", SERIALS,
 )
 """Key names after `prefix:`, in the order `lua/keys.lua` takes them."""
 
@@ -53,5 +54,6 @@ RELEASE: Final = _join("release", "commit", "lease", flags=" flags=allow-oom")
 TICK: Final = _join("tick", "commit", "lease", flags=" flags=allow-oom")
 DELETE: Final = _join("write", "commit", flags=" flags=allow-oom")
 """WRITE, for deletes only."""
+SERIAL: Final = _join("serial")
 PAGE: Final = _join("page", flags=" flags=no-writes")
 READ: Final = _join("read", flags=" flags=no-writes")

@@ -30,12 +30,14 @@ from dnsd.registry.values import (
     Stored,
     Tick,
     Written,
+    ZoneContent,
 )
 
 ABSENT: Final = encoding.ABSENT
 LOADED: Final = (Kind.SITE, Kind.SERVICE, Kind.ENDPOINT, Kind.LEASE, Kind.OVERRIDE)
 ENTRIES: Final = 512  # stream entries read at once
 TICK_ACTOR: Final = "system:lease-clock"
+SERIALS: Final = 100  # zones asked for in one script call
 TICK_MOST: Final = 200  # leases ended by one script call: it must stay short, the store does nothing else meanwhile
 
 
@@ -222,6 +224,18 @@ class Registry:
         trails = await self._link.together(*(("XRANGE", key, first, "+", "COUNT", limit) for key in keys))
         entries = [events.audit_entry(raw_id, flat) for trail in trails for raw_id, flat in trail]
         return sorted(entries, key=lambda entry: entry.version)[:limit]
+
+    # Zones
+
+    async def serials(self, contents: Sequence[ZoneContent]) -> builtins.list[int]:
+        """The serial of each content: the one it has, or one after all the zone ever had. No event, no version."""
+        found: builtins.list[int] = []
+        for at in range(0, len(contents), SERIALS):
+            args: builtins.list[str | int] = []
+            for zone, digest, floor, served, same in contents[at : at + SERIALS]:
+                args += (zone, digest, floor, "" if served is None else served, int(same))
+            found += map(int, await self._link.run(scripts.SERIAL, *args))
+        return found
 
     # The store's history
 

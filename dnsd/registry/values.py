@@ -103,6 +103,20 @@ class Event(NamedTuple):
     owned: frozenset[str] | None = None
 
 
+class ZoneContent(NamedTuple):
+    """What a node is about to serve of a zone, for which it wants the serial.
+
+    `digest` is hexadecimal, of all but the serial; `floor` the zone file's serial; `served` the newest serial this node
+    has served of the zone, None before the first; `same`: it served that with this digest.
+    """
+
+    zone: str
+    digest: str
+    floor: int
+    served: int | None = None
+    same: bool = False
+
+
 class AuditEntry(NamedTuple):
     """One accepted write. `before` and `after` are decoded JSON; for several objects a mapping `kind/key` -> value."""
 

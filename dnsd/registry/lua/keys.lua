@@ -8,3 +8,4 @@ local VALUES = {
 local STREAMS = {
   events = {KEYS[15], KEYS[16]}, audit = {KEYS[17], KEYS[18]}, audit_leases = {KEYS[19], KEYS[20]},
 }
+local SERIALS = KEYS[21]
