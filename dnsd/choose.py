@@ -1,4 +1,4 @@
-"""Choosing for one client: a service's plan and who asks -> addresses and the scope they are good for.
+"""Choosing for one client: a service's plan and who asks -> its records and the scope they are good for.
 
 Lives here: which row decides (client subnet, else resolver), the block a draw is keyed by, the rungs below live.
 Does not live here: ranking and draws themselves (`image.record`), finding rows (`image.table`), assembling replies.
@@ -24,15 +24,21 @@ Choice = tuple[int, bytes, int, bytes]
 
 _STALE: Final = wire.error_option(types.EDE_STALE, "last good answer: no endpoint and no fallback is left")
 _EMPTY: Final = wire.error_option(types.EDE_OTHER, "service has no address to give")
+_PANIC: Final = wire.error_option(types.EDE_OTHER, "panic: too little is healthy, so health is ignored")
 
 
 Standpoint = tuple[int, int, int, bool]
 """Where a query is seen from: the row, the scope that row is good for, the draw's block, whether ECS decided."""
 
 
-def choose(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, now: int,
+def choose(image: Image, plan: Plan, v6: int, client: bytes, ecs: Ecs | None, now: int,
            count: MutableSequence[int]) -> Choice:
-    """The addresses of one type for this client. Plain records, nearly all, take the short way."""
+    """The records of one type for this client: `v6` is 0 for A, 1 for AAAA, 2 for HTTPS, which hints at both.
+
+    Plain records, nearly all, take the short way.
+    """
+    if v6 > 1:
+        return _https(image, plan, client, ecs, now, count)
     table = image.maps.get(plan.map_id)
     if table is None or not (plan.plain_aaaa if v6 else plan.plain_a):
         return _declared(image, plan, v6, client, ecs, now, count)
@@ -51,6 +57,24 @@ def choose(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, n
     return 1, (plan.rrs_aaaa if v6 else plan.rrs_a)[chosen], scope, b""
 
 
+def _https(image: Image, plan: Plan, client: bytes, ecs: Ecs | None, now: int,
+           count: MutableSequence[int]) -> Choice:
+    """The HTTPS record with what A and AAAA give for the same question as its hints (RFC 9460 §7.3)."""
+    a = aaaa = NOTHING
+    if plan.flags & layout.R_OWNS_A:
+        a = choose(image, plan, 0, client, ecs, now, count)
+    if plan.flags & layout.R_OWNS_AAAA:
+        aaaa = choose(image, plan, 1, client, ecs, now, count)
+    scope = max(a[2], aaaa[2])
+    if not a[0] and not aaaa[0]:
+        return 0, b"", scope, _EMPTY
+    told = dict.fromkeys(options for number, _, _, options in (a, aaaa) if number)
+    return 1, plan.https(a[1], aaaa[1]), scope, b"".join(told)
+
+
+NOTHING: Final[Choice] = (0, b"", 0, b"")
+
+
 def _block(client: bytes, ecs: Ecs | None) -> int:
     """The block a draw is keyed by: the client's /24 or /56, or what the client subnet tells of it."""
     if ecs is not None and ecs[2]:
@@ -60,14 +84,16 @@ def _block(client: bytes, ecs: Ecs | None) -> int:
     return int.from_bytes(client[:7], "big") | V6_BLOCK
 
 
-def _declared(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None, now: int,
+def _declared(image: Image, plan: Plan, v6: int, client: bytes, ecs: Ecs | None, now: int,
               count: MutableSequence[int]) -> Choice:
     """The long way: rungs below live, fallbacks the policy declares, fences, several addresses, sticky draws."""
     if (plan.ladder_aaaa if v6 else plan.ladder_a) != Ladder.LIVE:
         return _below(plan, v6, count)
     row, scope, block, from_ecs = standpoint(image, plan, client, ecs)
+    options = b""
     if plan.flags & layout.R_PANIC:
         count[metrics.PANIC] += 1
+        options = _PANIC
     if ((plan.flags & layout.R_NO_ECS_FALLBACK and not from_ecs)
             or (plan.flags & layout.R_UNKNOWN_FALLBACK and plan.uses_client and row == ROW_UNKNOWN)):
         number, rrs = plan.rung(v6)
@@ -82,7 +108,7 @@ def _declared(image: Image, plan: Plan, v6: bool, client: bytes, ecs: Ecs | None
     if not row and plan.uses_client:
         count[metrics.NO_PLACE] += 1
     number, rrs = plan.pick(v6, groups, block, now)
-    return number, rrs, scope, b""
+    return number, rrs, scope, options
 
 
 def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Standpoint:
@@ -107,7 +133,7 @@ def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Stan
     return row, max(scope, length) if from_ecs else 0, block >> (known - length) << (known - length), from_ecs
 
 
-def _below(plan: Plan, v6: bool, count: MutableSequence[int]) -> Choice:
+def _below(plan: Plan, v6: int, count: MutableSequence[int]) -> Choice:
     number, rrs = plan.rung(v6)
     if not number:
         count[metrics.LADDER_EMPTY] += 1

@@ -101,6 +101,7 @@ class ServiceView:
 
     `live`, `fallback` and `last_good` are the rungs of the never-empty ladder; compile takes, for each type, the first
     that has an address. `map_id` names the map the sites' columns are taken from.
+    `https` are the SvcParams of the HTTPS record besides its hints, by key, where `types` has HTTPS (RFC 9460 §2.2).
     """
 
     owner: bytes
@@ -114,6 +115,7 @@ class ServiceView:
     last_good_aaaa: tuple[bytes, ...] = ()
     map_id: int = 0
     panic: bool = False
+    https: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,16 @@ has decided: an endpoint that must not be answered is not in the view).
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
+from typing import Final
 
 from dnsd.dns import types
 from dnsd.image import layout
 from dnsd.model import EndpointView, Ladder, MapView, ServiceView
 from dnsd.steer import rank
+
+IPV4HINT: Final = 4  # SvcParamKey; ipv6hint, 6, is behind all that a service can declare
 
 
 def record(service: ServiceView, maps: Mapping[int, MapView]) -> bytes:
@@ -26,17 +29,24 @@ def record(service: ServiceView, maps: Mapping[int, MapView]) -> bytes:
     aaaa = _rung([e.aaaa for e in service.live], service.fallback_aaaa, service.last_good_aaaa)
     fallback_a = service.last_good_a if a is Ladder.LAST_GOOD else service.fallback_a
     fallback_aaaa = service.last_good_aaaa if aaaa is Ladder.LAST_GOOD else service.fallback_aaaa
+    https_head = _params(value for value in service.https if value[0] < IPV4HINT)
+    https_rest = _params(value for value in service.https if value[0] > IPV4HINT)
     head = layout.RECORD.pack(
         key=key_of(service.owner), flags=_flags(service, known), ttl=service.ttl, map=service.map_id,
         band_ms=policy.band_ms, endpoints=len(service.live), fallback_a=len(fallback_a),
         fallback_aaaa=len(fallback_aaaa), take=policy.take, fence=policy.fence, split4=policy.split4,
-        split6=policy.split6, ladder_a=a, ladder_aaaa=aaaa, reserved=0)
+        split6=policy.split6, ladder_a=a, ladder_aaaa=aaaa, https_head=len(https_head), https_rest=len(https_rest))
     level_ms = [*layout.LEVEL_MS, *[layout.LEVEL_MS[-1]] * (layout.LEVELS - len(layout.LEVEL_MS))]
     proximity = rank.proximity_points(policy.proximity, policy.half_ms, level_ms)
     points = struct.pack(f"<{layout.LEVELS + layout.MATCHES}I", *proximity, *rank.match_points(policy.match))
     # In the order of ids, so that the same view gives the same bytes whatever order it came in.
     endpoints = [_endpoint(e, columns, service) for e in sorted(service.live, key=lambda e: e.id)]
-    return head + points + b"".join(endpoints) + b"".join(fallback_a) + b"".join(fallback_aaaa)
+    return b"".join((head, points, *endpoints, *fallback_a, *fallback_aaaa, https_head, https_rest))
+
+
+def _params(values: Iterable[tuple[int, bytes]]) -> bytes:
+    """SvcParams in the order of their keys (RFC 9460 §2.2)."""
+    return b"".join(struct.pack(">HH", key, len(value)) + value for key, value in sorted(values))
 
 
 def key_of(identity: bytes) -> int:

@@ -3,9 +3,9 @@
 Lives here: the tree and its checks (every fault at once). Does not live here: bytes (`compile.image`), master files
 (`control.zonefile` has told file and line before), records (`compile.service`).
 
-A service owns A and AAAA at its owner; other static types may stand beside it. Every name between an owner and its apex
-exists, if only as an empty non-terminal (RFC 8020 §2). Where one zone of the server lies inside another, the inner one
-has the names; of the outer one only the DS at the inner apex is kept.
+A service owns A and AAAA, and HTTPS where it says so, at its owner; other static types may stand beside it. Every name
+between an owner and its apex exists, if only as an empty non-terminal (RFC 8020 §2). Where one zone of the server lies
+inside another, the inner one has the names; of the outer one only the DS at the inner apex is kept.
 """
 
 from __future__ import annotations
@@ -121,10 +121,12 @@ def _place_service(
     if branch.service is not None:
         faults.append(Fault(text, "service is there twice"))
     branch.service = number
-    clash = branch.rrsets.keys() & {types.A, types.AAAA, types.CNAME}
+    owned = {types.A, types.AAAA} | (service.types & {types.HTTPS})
+    clash = branch.rrsets.keys() & (owned | {types.CNAME})
     if clash:
-        listed = ", ".join(types.type_text(number) for number in sorted(clash))
-        faults.append(Fault(text, f"service owns A and AAAA here, but the zone has static {listed}"))
+        listed, ours = (
+            ", ".join(map(types.type_text, sorted(each))) for each in (clash, owned))
+        faults.append(Fault(text, f"service owns {ours} here, but the zone has static {listed}"))
 
 
 def _grow(found: Tree, owner: bytes, zone: int) -> Branch:

@@ -69,7 +69,7 @@ class Explainer:
             "node": self.publisher.node, "image": image.stamp._asdict(),
         }
         node = _service_node(image, question.name)
-        if node is None or question.type not in (types.A, types.AAAA):
+        if node is None or question.type not in (types.A, types.AAAA, types.HTTPS):
             told["why"] = {"choice": _static_reason(image, question, answer)}
             return told
         return told | self._service(image, node, question, answer, now)
@@ -77,8 +77,12 @@ class Explainer:
     def _service(
         self, image: Image, node: Node, question: Question, answer: reply.Reply, now: int,
     ) -> dict[str, Any]:
-        """The service's part: who was judged, candidates, the removed, and sentences."""
-        plan, v6 = image.plan(node.record), question.type == types.AAAA
+        """The service's part: who was judged, candidates, the removed, and sentences.
+
+        Of HTTPS that is how the IPv4 hint was chosen, or the IPv6 hint where the service has no A.
+        """
+        plan = image.plan(node.record)
+        v6 = question.type == types.AAAA or (question.type == types.HTTPS and not plan.flags & layout.R_OWNS_A)
         row, scope, block, from_ecs = standpoint(image, plan, question.client.packed, _ecs(question.subnet))
         table = image.maps.get(plan.map_id) if plan.uses_client else None
         judged = plan.judge(v6, row, table) or []
@@ -90,7 +94,7 @@ class Explainer:
         resolved = self.views.resolved.get(name)
         ids = self._ids(node, plan)
         candidates = _candidates(plan, judged, ids, v6, plan.seed(block, now)) if rung is Ladder.LIVE else []
-        given = {rr.rdata for rr in answer.answer}
+        given = set(_addresses(answer))
         for candidate in candidates:
             candidate["answered"] = ipaddress.ip_address(candidate["address"]).packed in given
         sentences = _Reasons(question, plan, row, scope, rung, from_ecs, v6)
@@ -157,16 +161,26 @@ def parse(name: str, type_: str, client: str | None, subnet: str | None) -> Ques
 
 def _outcome(answer: reply.Reply) -> dict[str, Any]:
     """What the reply's octets say."""
-    addresses = [rr for rr in answer.answer if rr.type in (types.A, types.AAAA)]
     return {
         "rcode": reply.RCODES.get(answer.rcode, str(answer.rcode)),
-        "addresses": [str(ipaddress.ip_address(rr.rdata)) for rr in addresses],
+        "addresses": [str(ipaddress.ip_address(packed)) for packed in _addresses(answer)],
         "ttl": min((rr.ttl for rr in answer.answer), default=None),
         "scope": answer.scope,
         "answer": [_line(rr) for rr in answer.answer],
         "authority": [_line(rr) for rr in answer.authority],
         "errors": [f"{code}: {text}" for code, text in answer.errors],
     }
+
+
+def _addresses(answer: reply.Reply) -> list[bytes]:
+    """The addresses told, the hints of an HTTPS record among them."""
+    found = []
+    for rr in answer.answer:
+        if rr.type in (types.A, types.AAAA):
+            found.append(rr.rdata)
+        elif rr.type == types.HTTPS:
+            found += reply.hints(rr.rdata)
+    return found
 
 
 def _line(rr: reply.RR) -> str:

@@ -73,6 +73,19 @@ def parse(data: bytes) -> Reply:
     return reply
 
 
+def hints(rdata: bytes) -> list[bytes]:
+    """The addresses in the hints of an HTTPS record with an uncompressed target (RFC 9460 §7.3)."""
+    found: list[bytes] = []
+    _, at = _name(rdata, 2)
+    while at < len(rdata):
+        key, length = struct.unpack_from(">HH", rdata, at)
+        size = {4: 4, 6: 16}.get(key)
+        if size:
+            found += [rdata[i : i + size] for i in range(at + 4, at + 4 + length, size)]
+        at += 4 + length
+    return found
+
+
 def _record(data: bytes, at: int, reply: Reply, section: list[RR]) -> int:
     owner, at = _name(data, at)
     type_, class_, ttl, length = struct.unpack_from(">HHIH", data, at)

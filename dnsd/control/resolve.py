@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from dnsd.control.state import Fleet
 from dnsd.dns import names, types
 from dnsd.model import EndpointView, Policy, ServiceView
-from dnsd.registry.models import Endpoint, Override, PolicySpec, Service
+from dnsd.registry.models import Endpoint, Https, Override, PolicySpec, Service
 from dnsd.steer import policy
 
 LAST_GOOD_MS: Final = 24 * 3600 * 1000
@@ -88,8 +88,9 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
         types.AAAA: tuple(address.packed for address in service.fallback.aaaa)}
     in_doubt = any(last[t] and not fallback[t] for t in owned)
     view = ServiceView(
-        names.to_wire(name), _policy(service.policy), service.ttl_floor if in_doubt else service.ttl, owned, live,
-        fallback[types.A], fallback[types.AAAA], last[types.A], last[types.AAAA], map_id)
+        names.to_wire(name), _policy(service.policy), service.ttl_floor if in_doubt else service.ttl,
+        owned | {types.HTTPS} if service.https is not None else owned, live, fallback[types.A], fallback[types.AAAA],
+        last[types.A], last[types.AAAA], map_id, https=https_params(service.https))
     return Resolved(view, members, after)
 
 
@@ -118,6 +119,20 @@ def owned_types(fleet: Fleet, service: Service) -> frozenset[int]:
     if service.fallback.aaaa or any(e.aaaa for e in endpoints):
         found.add(types.AAAA)
     return frozenset(found)
+
+
+def https_params(https: Https | None) -> tuple[tuple[int, bytes], ...]:
+    """SvcParams without hints, by key, as RFC 9460 §7 writes them: alpn 1, port 3, ech 5."""
+    if https is None:
+        return ()
+    found = []
+    if https.alpn:
+        found.append((1, b"".join(bytes((len(text),)) + text.encode() for text in https.alpn)))
+    if https.port is not None:
+        found.append((3, https.port.to_bytes(2, "big")))
+    if https.ech is not None:
+        found.append((5, https.ech))
+    return tuple(found)
 
 
 def load_points(level: int) -> int:

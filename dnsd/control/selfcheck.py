@@ -44,6 +44,10 @@ def service_fault(asker: Asker, image: Image, view: ServiceView, now: int) -> st
             fault = _addresses_fault(asker, image, view, type_, [*live, *lower], now)
             if fault is not None:
                 return f"{names.to_text(view.owner)} {types.type_text(type_)}: {fault}"
+    if types.HTTPS in view.types:
+        fault = _https_fault(asker, image, view, now)
+        if fault is not None:
+            return f"{names.to_text(view.owner)} HTTPS: {fault}"
     return None
 
 
@@ -81,3 +85,17 @@ def _addresses_fault(
         if rr.ttl != view.ttl:
             return f"answered with TTL {rr.ttl}, not {view.ttl}"
     return None
+
+
+def _https_fault(asker: Asker, image: Image, view: ServiceView, now: int) -> str | None:
+    """The hints must be what A and AAAA are answered with (RFC 9460 §7.3), and the rest what was declared."""
+    try:
+        found = {type_: [rr.rdata for rr in asker.ask(image, reply.query(view.owner, type_), now).answer]
+                 for type_ in (types.A, types.AAAA, types.HTTPS)}
+    except Exception as error:  # whatever it is, it must not reach a worker
+        return f"cannot be answered: {error!r}"
+    hints = [(key, b"".join(found[type_])) for key, type_ in ((4, types.A), (6, types.AAAA)) if found[type_]]
+    params = b"".join(key.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value
+                      for key, value in sorted([*view.https, *hints]))
+    expected = [b"\0\1\0" + params] if hints else []
+    return None if found[types.HTTPS] == expected else "is not what A and AAAA and the service's declaration come to"

@@ -12,6 +12,7 @@ All is little-endian and naturally aligned. A structure is a `Flat`: named field
                  RECORDS                RECORD_SLOT x count, then the records' bytes
                  MAPS                   MAP_REF x count: which table file each map id is
     record       RECORD | prox u32 x LEVELS | match u32 x 8 | ENDPOINT x n | fallback a 4 x n | fallback aaaa 16 x n
+                 | https head | https rest
     map table    MAP_HEADER | level_ms | rows | starts4 rows4 index4 | starts6 rows6 index6 | fine4 | fine6
     frame        FRAME | (ITEM | bytes) x count       a journal is frames one after another
 """
@@ -111,8 +112,8 @@ MATCHES: Final = 8
 RECORD: Final = Flat(
     "u64 key", "u32 flags", "u32 ttl", "u32 map", "u32 band_ms", "u16 endpoints", "u16 fallback_a", "u16 fallback_aaaa",
     "u8 take", "u8 fence", "u8 split4", "u8 split6", "u8 ladder_a", "u8 ladder_aaaa",
-    "u32 reserved",
-)
+    "u16 https_head", "u16 https_rest",
+)  # https_head, https_rest: octets of HTTPS SvcParams before and behind ipv4hint; ipv6hint is the last (RFC 9460 §2.2)
 R_USES_CLIENT: Final = 1
 R_OWNS_A: Final = 2
 R_OWNS_AAAA: Final = 4

@@ -57,7 +57,7 @@ class Zone:
 
 
 class Node:
-    """A name; `answers`: a question's type and class octets -> an Entry, or True (AAAA) or False (A) of a service."""
+    """A name; `answers`: a question's type and class octets -> an Entry, or of a service 0 (A), 1 (AAAA), 2 (HTTPS)."""
 
     __slots__ = ("answers", "bitmap", "cut", "flags", "index", "name", "record", "referral", "wildcard", "zone")
 
@@ -67,7 +67,7 @@ class Node:
         self.flags = flags
         self.zone = zone
         self.bitmap = bitmap
-        self.answers: dict[bytes, Entry | bool] = {}
+        self.answers: dict[bytes, Entry | int] = {}
         self.record = layout.NONE
         self.cut: Node | None = None
         self.referral: Entry | None = None
@@ -77,6 +77,7 @@ class Node:
 _IN: Final = b"\0\1"
 KEY_A: Final = b"\0\1\0\1"
 KEY_AAAA: Final = b"\0\x1c\0\1"
+KEY_HTTPS: Final = b"\0\x41\0\1"
 KEY_DS: Final = b"\0\x2b\0\1"
 KEY_CNAME: Final = b"\0\5\0\1"
 KEY_DNAME: Final = b"\0\x27\0\1"
@@ -202,9 +203,11 @@ class Image:
             elif node.cut is None or (node.cut is node and entry.type == types.DS):
                 node.answers[entry.type.to_bytes(2, "big") + _IN] = entry
         if owned & layout.R_OWNS_A:
-            node.answers[KEY_A] = False
+            node.answers[KEY_A] = 0
         if owned & layout.R_OWNS_AAAA:
-            node.answers[KEY_AAAA] = True
+            node.answers[KEY_AAAA] = 1
+        if owned & layout.R_OWNS_HTTPS:
+            node.answers[KEY_HTTPS] = 2
         return node
 
     def _other(self, index: int) -> Node:

@@ -14,6 +14,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
+from dnsd.dns import types
 from dnsd.image import layout
 from dnsd.image.table import MapTable
 from dnsd.model import Ladder
@@ -34,11 +35,13 @@ class Plan:
 
     `plain_a` says that nothing stands between a client and the top group of a type: it is live, no rung is declared for
     clients without a place, no fence, no split, one address to give. Then the short way through `choose` is enough.
+    Of methods, `v6` is 0 for A and 1 for AAAA.
     """
 
     __slots__ = (
         "_groups_a", "_groups_aaaa", "_memo", "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a",
-        "first_aaaa", "flags", "key", "keys", "ladder_a", "ladder_aaaa", "map_id", "plain_a", "plain_aaaa", "rrs_a",
+        "first_aaaa", "flags", "https_head", "https_rest", "key", "keys", "ladder_a", "ladder_aaaa", "map_id",
+        "plain_a", "plain_aaaa", "rrs_a",
         "rrs_aaaa", "rules", "split4", "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client", "weights",
     )
 
@@ -51,7 +54,7 @@ class Plan:
         self.map_id: int
         self.take: int
         (self.key, self.flags, self.ttl, self.map_id, band_ms, endpoints, fallback_a, fallback_aaaa, self.take, fence,
-         self.split4, self.split6, self.ladder_a, self.ladder_aaaa, _) = layout.RECORD.unpack_from(data, 0)
+         self.split4, self.split6, self.ladder_a, self.ladder_aaaa, head, rest) = layout.RECORD.unpack_from(data, 0)
         points = struct.unpack_from(f"<{layout.LEVELS + layout.MATCHES}I", data, layout.RECORD.size)
         self.rules = rank.Rules(points[: layout.LEVELS], points[layout.LEVELS :], band_ms, fence)
         at = layout.RECORD.size + 4 * len(points)
@@ -60,8 +63,10 @@ class Plan:
         self.fallback_a = [bytes(data[at + 4 * i : at + 4 * i + 4]) for i in range(fallback_a)]
         at += 4 * fallback_a
         self.fallback_aaaa = [bytes(data[at + 16 * i : at + 16 * i + 16]) for i in range(fallback_aaaa)]
-        if at + 16 * fallback_aaaa != len(data):
-            raise ValueError(f"record of {len(data)} octets, its counts need {at + 16 * fallback_aaaa}")
+        at += 16 * fallback_aaaa
+        self.https_head, self.https_rest = bytes(data[at : at + head]), bytes(data[at + head : at + head + rest])
+        if at + head + rest != len(data):
+            raise ValueError(f"record of {len(data)} octets, its counts need {at + head + rest}")
         self.uses_client = bool(self.flags & layout.R_USES_CLIENT)
         plain = (self.uses_client and self.take == 1 and not self.split4 and not fence
                  and not self.flags & layout.R_DECLARED)
@@ -85,7 +90,7 @@ class Plan:
         """Drop what is remembered by row: the map's table is another one."""
         self.tops_a, self.tops_aaaa, self._groups_a, self._groups_aaaa, self._reach = {}, {}, {}, {}, []
 
-    def top(self, v6: bool, row: int, table: MapTable) -> tuple[int, ...]:
+    def top(self, v6: int, row: int, table: MapTable) -> tuple[int, ...]:
         """The best group for that row, as `groups` would have it first; for plain records, and remembered by row.
 
         Written for speed: only the first tier, only its best level, only what the band holds is looked at.
@@ -122,7 +127,7 @@ class Plan:
         self._reach = [bisect_right(level_ms, ms + band) - 1 for ms in level_ms]
         return self._reach
 
-    def groups(self, v6: bool, row: int, table: MapTable | None) -> list[list[int]]:
+    def groups(self, v6: int, row: int, table: MapTable | None) -> list[list[int]]:
         """Groups of equal endpoints for that row, best first; none where the fence lets the fallback answer.
 
         Remembered by row. Without a table that is row 0, which tells no sites apart either.
@@ -136,7 +141,7 @@ class Plan:
             found = memo[row] = [] if judged is None else rank.groups(judged)
         return found
 
-    def judge(self, v6: bool, row: int, table: MapTable | None) -> list[rank.Judged] | None:
+    def judge(self, v6: int, row: int, table: MapTable | None) -> list[rank.Judged] | None:
         """The judgement behind `groups`; None where the fence leaves nobody and there is a fallback for the type.
 
         Without a table (the client does not matter, or the map is not here yet) no row tells sites apart.
@@ -150,7 +155,7 @@ class Plan:
             inside = candidates
         return rank.judge(levels, bits, level_ms, self.rules, inside)
 
-    def pick(self, v6: bool, groups: Sequence[Sequence[int]], block: int, now: int) -> tuple[int, bytes]:
+    def pick(self, v6: int, groups: Sequence[Sequence[int]], block: int, now: int) -> tuple[int, bytes]:
         """How many addresses a draw gives and their finished RRs, owners C0 0C. `block`: the client's, with family."""
         rrs = self.rrs_aaaa if v6 else self.rrs_a
         chosen = self.drawn(groups, self.seed(block, now))
@@ -169,7 +174,15 @@ class Plan:
                 break
         return chosen[: self.take]
 
-    def rung(self, v6: bool) -> tuple[int, bytes]:
+    def https(self, a: bytes, aaaa: bytes) -> bytes:
+        """The finished HTTPS RR whose hints are the addresses of these finished A and AAAA RRs (RFC 9460 §7.3)."""
+        hints4 = b"".join([a[at + 12 : at + 16] for at in range(0, len(a), 16)])
+        hints6 = b"".join([aaaa[at + 12 : at + 28] for at in range(0, len(aaaa), 28)])
+        return _rr(types.HTTPS, self.ttl, b"".join((
+            b"\0\1\0", self.https_head, b"\0\4" + len(hints4).to_bytes(2, "big") + hints4 if hints4 else b"",
+            self.https_rest, b"\0\6" + len(hints6).to_bytes(2, "big") + hints6 if hints6 else b"")))
+
+    def rung(self, v6: int) -> tuple[int, bytes]:
         """How many addresses the fallback (or last good) rung gives, and their finished RRs."""
         addresses = self.fallback_aaaa if v6 else self.fallback_a
         type_ = 28 if v6 else 1

@@ -8,6 +8,8 @@ Unknown keys are errors. Names are lower-case; a service's id is its owner name 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import re
 from enum import StrEnum
@@ -20,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    field_serializer,
     field_validator,
     model_validator,
 )
@@ -49,6 +52,23 @@ def _answerable(address: Any) -> Any:
     if nowhere:
         raise ValueError(f"{address} cannot be answered")
     return address
+
+
+def _ech(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("not text in base64")
+    try:
+        octets = base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ValueError("not base64") from None
+    if len(octets) > 4096:
+        raise ValueError("longer than 4096 octets")
+    at = 2
+    while 2 <= at < len(octets):  # version, length, contents of each (TLS ECH §4)
+        at += 4 + int.from_bytes(octets[at + 2 : at + 4], "big")
+    if len(octets) < 6 or at != len(octets) or int.from_bytes(octets[:2], "big") != len(octets) - 2:
+        raise ValueError("no ECHConfigList: its lengths do not add up")
+    return octets
 
 
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
@@ -129,6 +149,27 @@ class Fallback(Model):
     aaaa: tuple[AddressAAAA, ...] = Field(default=(), max_length=8)
 
 
+class Https(Model):
+    """What a service's HTTPS record says besides its hints, which are what A and AAAA give (RFC 9460)."""
+
+    alpn: tuple[Annotated[str, StringConstraints(pattern=r"^[!-+\--\[\]-~]{1,255}$")], ...] = Field(
+        default=(), max_length=8, description="protocols, as h2 and h3, beside HTTP/1.1")
+    port: int | None = Field(default=None, ge=1, le=65535, description="left out: 443")
+    ech: Annotated[bytes, BeforeValidator(_ech)] | None = Field(
+        default=None, description="ECHConfigList in base64")
+
+    @field_validator("alpn")
+    @classmethod
+    def _once(cls, alpn: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(alpn)) != len(alpn):
+            raise ValueError("a protocol is there twice")
+        return alpn
+
+    @field_serializer("ech")
+    def _ech_text(self, ech: bytes | None) -> str | None:
+        return base64.b64encode(ech).decode() if ech is not None else None
+
+
 class Service(Model):
     """A dynamic owner name: policy, TTL, fallback. Its zone is the longest configured zone that holds the name."""
 
@@ -139,6 +180,7 @@ class Service(Model):
     types: tuple[Literal["A", "AAAA"], ...] | None = Field(
         default=None, description="record types it owns; left out: those its endpoints and fallback ever had")
     fallback: Fallback = Fallback()
+    https: Https | None = Field(default=None, description="declared, it owns HTTPS too")
     check: Literal["none"] = "none"
 
     @field_validator("name")

@@ -59,11 +59,11 @@ FAULTS: list[tuple[str, list[ZoneView], list[ServiceView], list[tuple[str, str]]
     ("service twice", [zone_of(E)], [service(f"a.{E}"), service(f"a.{E}")], [
         ("a.example.com.", "service is there twice")]),
     ("service beside A", [zone_of(E, (f"a.{E}", A, (A_DATA,)))], [service(f"a.{E}")], [
-        ("a.example.com.", "service owns A and AAAA here, but the zone has static A")]),
+        ("a.example.com.", "service owns A, AAAA here, but the zone has static A")]),
     ("service beside AAAA and A", [zone_of(E, (f"a.{E}", A, (A_DATA,)), (f"a.{E}", 28, (bytes(16),)))],
-     [service(f"a.{E}")], [("a.example.com.", "service owns A and AAAA here, but the zone has static A, AAAA")]),
+     [service(f"a.{E}")], [("a.example.com.", "service owns A, AAAA here, but the zone has static A, AAAA")]),
     ("service beside CNAME", [zone_of(E, (f"a.{E}", CNAME, (NS_DATA,)))], [service(f"a.{E}")], [
-        ("a.example.com.", "service owns A and AAAA here, but the zone has static CNAME")]),
+        ("a.example.com.", "service owns A, AAAA here, but the zone has static CNAME")]),
     ("service at a cut", [zone_of(E, (f"a.{E}", NS, (NS_DATA,)))], [service(f"a.{E}")], [
         ("a.example.com.", "service lies at or below the cut a.example.com.")]),
     ("service below a cut", [zone_of(E, (f"a.{E}", NS, (NS_DATA,)))], [service(f"x.y.a.{E}")], [

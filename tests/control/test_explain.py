@@ -100,6 +100,20 @@ async def test_every_part_of_a_choice(node: Node) -> None:
     assert told["policy"]["band_ms"] == 30
 
 
+@pytest.mark.parametrize(("name", "types", "family"), [(SERVICE, None, 4), ("six.example.com", ["AAAA"], 6)])
+async def test_https_is_explained_by_its_first_hint(node: Node, name: str, types: list[str] | None, family: int) -> None:
+    node.rig.put(service(name, types=types, https={"alpn": ["h2"]}), endpoint(
+        "six", None if types else "192.0.2.99", "2001:db8::99", site="osaka", service=name, weight=500))
+    await node.rig.publish()
+    told = node.explain(name, "HTTPS", subnet="20.1.2.0/24")
+    hinted = [node.explain(name, type_, subnet="20.1.2.0/24")["addresses"] for type_ in ("A", "AAAA")]
+    assert told["addresses"] == [address for addresses in hinted for address in addresses]
+    assert told["answer"][0].startswith(f"{name}. 8 HTTPS 1 . alpn=\"h2\" ")
+    [answered] = [c for c in told["candidates"] if c["answered"]]
+    assert ipaddress.ip_address(answered["address"]).version == family
+    assert node.rig.publisher.live.refused == {}
+
+
 async def test_candidates_rank_again_to_the_answer(node: Node) -> None:
     """Put together by the documented formula alone, the parts give the order printed and the address answered."""
     rnd = random.Random(5)

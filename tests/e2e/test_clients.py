@@ -27,7 +27,8 @@ big TXT "{}"
 """.format('" "'.join("x" * 200 for _ in range(8)))
 FLEET = {
     "sites": [{"id": "fra", "latitude": 50.1, "longitude": 8.7, "country": "DE", "region": "eu"}],
-    "services": [{"name": "api.demo.example", "ttl": 5, "policy": {"preset": "geo"}}],
+    "services": [{"name": "api.demo.example", "ttl": 5, "policy": {"preset": "geo"},
+                  "https": {"alpn": ["h2", "h3"], "port": 8443}}],
     "endpoints": [{"id": "one", "service": "api.demo.example", "site": "fra", "a": "192.0.2.1", "aaaa": "2001:db8::1"}],
 }
 
@@ -45,6 +46,12 @@ def test_ipv6(server: Node) -> None:
         command = ["dig", "@::1", "-p", str(server.port), "+short", "+norec", "+tries=1", "api.demo.example", *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         assert done.stdout.split() == [address]
+
+
+def test_https_hints_at_what_a_and_aaaa_say(server: Node) -> None:
+    """RFC 9460 §7.3."""
+    told = server.dig("+short", "api.demo.example", "HTTPS").strip()
+    assert told == '1 . alpn="h2,h3" port=8443 ipv4hint=192.0.2.1 ipv6hint=2001:db8::1'
 
 
 def test_too_long_for_udp_is_truncated_and_whole_over_tcp(server: Node) -> None:
