@@ -200,7 +200,8 @@ class RateOptions(Section):
     others: int = Field(
         default=100, ge=1, le=1_000_000, description="a second of each other kind: NODATA, NXDOMAIN, referral, error")
     burst_seconds: float = Field(default=1.0, ge=0.1, le=60, description="how much unused rate may be spent at once")
-    exempt: PrefixList = Field(default=(), description="clients that are never limited")
+    exempt: PrefixList = Field(
+        default=("127.0.0.0/8", "::1/128"), description="clients that are never limited; nobody elsewhere can forge these")
     raised: PrefixList = Field(default=(), description="large resolvers that get more")
     raised_by: int = Field(default=20, ge=1, le=1000, description="how many times more")
 
