@@ -166,8 +166,8 @@ class DataOptions(Section):
 class TcpOptions(Section):
     """[tcp]: what each worker grants to connections."""
 
-    connections: int = Field(default=512, ge=1, le=100_000, description="open at once; one more closes the most idle")
-    per_prefix: int = Field(default=128, ge=1, le=100_000, description="open at once from one IPv4 /24 or IPv6 /56")
+    connections: int = Field(default=512, ge=1, le=100_000, description="open at once, TCP and TLS together; one more closes the one idle longest")
+    per_prefix: int = Field(default=128, ge=1, le=100_000, description="of them from one IPv4 /24 or IPv6 /56; one more closes its own idle longest")
     queries: int = Field(default=1_000_000, ge=1, description="answered on one connection, then it is closed")
     first_query_seconds: Seconds = Field(default=5.0, description="from accepting to the first whole query")
     idle_seconds: Seconds = Field(default=10.0, description="from one whole query to the next")
@@ -201,7 +201,7 @@ class RateOptions(Section):
         default=100, ge=1, le=1_000_000, description="a second of each other kind: NODATA, NXDOMAIN, referral, error")
     burst_seconds: float = Field(default=1.0, ge=0.1, le=60, description="how much unused rate may be spent at once")
     exempt: PrefixList = Field(
-        default=("127.0.0.0/8", "::1/128"), description="clients that are never limited; nobody elsewhere can forge these")
+        default=("127.0.0.0/8", "::1/128"), description="clients that are never limited; these nobody can forge")
     raised: PrefixList = Field(default=(), description="large resolvers that get more")
     raised_by: int = Field(default=20, ge=1, le=1000, description="how many times more")
 
