@@ -166,8 +166,12 @@ class DataOptions(Section):
 class TcpOptions(Section):
     """[tcp]: what each worker grants to connections."""
 
-    connections: int = Field(default=512, ge=1, le=100_000, description="open at once, TCP and TLS together; one more closes the one idle longest")
-    per_prefix: int = Field(default=128, ge=1, le=100_000, description="of them from one IPv4 /24 or IPv6 /56; one more closes its own idle longest")
+    connections: int = Field(
+        default=512, ge=1, le=100_000,
+        description="open at once, TCP and TLS together; one more closes the one idle longest")
+    per_prefix: int = Field(
+        default=128, ge=1, le=100_000,
+        description="of them from one IPv4 /24 or IPv6 /56; one more closes its own idle longest")
     queries: int = Field(default=1_000_000, ge=1, description="answered on one connection, then it is closed")
     first_query_seconds: Seconds = Field(default=5.0, description="from accepting to the first whole query")
     idle_seconds: Seconds = Field(default=10.0, description="from one whole query to the next")
