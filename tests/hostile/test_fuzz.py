@@ -15,8 +15,8 @@ import pytest
 
 from fuzz import run
 
-RUNS = {"respond": 8000, "zone": 500}
-OTHERS = 5000
+RUNS = {"respond": 5000, "zone": 300, "capture": 800}
+OTHERS = 3000
 
 
 @pytest.mark.parametrize("name", run.names())
