@@ -22,6 +22,7 @@ STATS: Final = "stats"
 LOCK: Final = "lock"
 GUARD: Final = "guard"
 COOKIES: Final = "cookies"
+SERIALS: Final = "serials.json"
 TOKEN: Final = "admin.token"  # noqa: S105 - a file's name
 MAX_FILE: Final = 4 * 1024**3
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would hold up whoever opens it

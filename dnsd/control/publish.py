@@ -26,6 +26,7 @@ from dnsd.control.clock import Clock
 from dnsd.control.feeds import Feeds
 from dnsd.control.files import ImageFiles
 from dnsd.control.live import Changed, Live
+from dnsd.control.serials import Serials
 from dnsd.control.views import Views
 from dnsd.image import frames, layout
 from dnsd.image.table import MapTable
@@ -56,6 +57,8 @@ class Publisher:
         self.views, self.files, self.feeds, self.clock, self.node = views, files, feeds, clock, node
         self.live = Live(files, feeds, node=node, clock=clock)
         self.zones: tuple[ZoneView, ...] | None = None
+        self.serials: Serials | None = None  # of zones that are transferred
+        self._dressed: tuple[ZoneView, ...] = ()  # the zones served, with their serials
         self.maps: dict[int, MapView] = {}
         self.tables: dict[int, MapTable] = {}
         self.faults: list[str] = []
@@ -143,7 +146,7 @@ class Publisher:
         batch, self._batch = self._batch, Batch()
         try:
             changed = self.views.refresh(batch.services, self.clock.unix_ms())
-            if self.live.restructures(changed):
+            if self.live.restructures(changed) or (self.serials is not None and self.serials.touched(changed)):
                 self._structure.add("services")
             whole = self.live.image is None or (self._structure and self.clock.monotonic() >= self._whole_s)
             if whole or not self._delta(batch, changed):
@@ -191,12 +194,17 @@ class Publisher:
         version, structure = self.views.fleet.version, set(self._structure)
         stamp = self.live.stamp
         stamp = self.live.next(version) if epoch == stamp.epoch else Stamp(epoch, version, stamp.node_seq + 1)
-        task = self._task(stamp, [resolved.view for resolved in self.views.resolved.values()])
+        zones = self.zones or ()
+        dressed = zones if self.serials is None else await self.serials.dress(zones)
+        task = self._task(stamp, [resolved.view for resolved in self.views.resolved.values()], dressed)
         found = await asyncio.to_thread(draft.make, task)
         async with self._writing:
             await asyncio.to_thread(self.files.put, found.data)
-            self.live.replace(found, stamp, task.zones)
+            self.live.replace(found, stamp, zones)
+            self._dressed = dressed
             self._rewrite_s = self.clock.monotonic()
+        if self.serials is not None:
+            await self.serials.take()
         self._structure -= structure | {"retry"}
         self._whole_s = float("-inf")
         self.faults = []
@@ -222,7 +230,8 @@ class Publisher:
         """Write the image file as it is published now; the seconds that took. A whole image meanwhile wins."""
         began = self.clock.monotonic()
         image, stamp = self.live.image, self.live.stamp
-        found = await asyncio.to_thread(draft.make, self._task(stamp, list(self.live.published.values())))
+        found = await asyncio.to_thread(draft.make, self._task(
+            stamp, list(self.live.published.values()), self._dressed))
         async with self._writing:
             if self.live.image is image and found.index == self.live.index:
                 await asyncio.to_thread(self.files.put, found.data)
@@ -251,10 +260,10 @@ class Publisher:
             self._rewrite_s = self.clock.monotonic() + REWRITE_S
             _log.error("a worker cannot read the image file, nor could it be written anew: %r", error)
 
-    def _task(self, stamp: Stamp, services: list[ServiceView]) -> draft.Task:
+    def _task(self, stamp: Stamp, services: list[ServiceView], zones: tuple[ZoneView, ...]) -> draft.Task:
         live = self.live
         known = {} if live.image is None else {
             owner: (view, live.image.record(live.index[owner])) for owner, view in live.published.items()}
         return draft.Task(
-            self.zones or (), services, dict(self.maps), dict(self.tables), stamp, self.clock.unix_ms(), self.node,
+            zones, services, dict(self.maps), dict(self.tables), stamp, self.clock.unix_ms(), self.node,
             known)
