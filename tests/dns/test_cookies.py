@@ -158,8 +158,8 @@ def test_a_file_of_secrets(text: str, secrets: list[bytes]) -> None:
     (f"active {ONE.hex()}\nstaging {NEW.hex()}\nretired {OLD.hex()}\nretired {bytes(16).hex()}\n", ["4 secrets, 3 at"]),
 ])
 def test_a_file_with_faults_names_them_all(text: str, faults: list[str]) -> None:
-    with pytest.raises(ValueError, match="line|active|at most") as raised:
-        entries(text + "# active\n")
+    with pytest.raises(ValueError, match=r"line|active|at most") as raised:
+        entries(text)
     found = str(raised.value).split("; ")
     assert [fault[: len(start)] for fault, start in zip(found, faults, strict=True)] == faults
     for secret in (ONE, NEW, OLD):
