@@ -50,10 +50,8 @@ def malformed(packet: bytes, ctx: Context) -> bytes | None:
 
 
 def reply_signed(packet: bytes, tail: int, ctx: Context) -> bytes | None:
-    """The reply where the one additional record is no OPT; FormError unless it is a TSIG."""
+    """The reply where the one additional record is no OPT at the root; FormError unless it is a TSIG."""
     _, tsig_at = wire.tail(packet, tail, 0, 1)
-    if not tsig_at:
-        raise FormError
     return _signed(packet, tail, 0, tsig_at, ctx)
 
 

@@ -45,7 +45,8 @@ SERVICES = [
     web("weighted.example.com", *LIVE, policy=replace(P, uses_client=False)),
     web("sticky.example.com", *LIVE, policy=replace(P, split4=20, split6=40)),
     web("fence.example.com", *LIVE, policy=replace(P, fence=Fence.COUNTRY), fallback=["203.0.113.1", "2001:db8:f::1"]),
-    web("noecs.example.com", *LIVE, policy=replace(P, no_ecs_fallback=True), fallback=["203.0.113.1", "2001:db8:f::1"]),
+    web("noecs.example.com", *LIVE, policy=replace(P, no_ecs_fallback=True),
+        fallback=["203.0.113.1", "2001:db8:f::1"]),
     web("v4.example.com", endpoint(7, aaaa=False), owns=(1,)),
     web("half.example.com", endpoint(8, aaaa=False)),
     web("fall.example.com", fallback=["203.0.113.1", "203.0.113.2"]),
@@ -56,12 +57,14 @@ SERVICES = [
     web("example.com", *LIVE),
     service("none.example.com", *LIVE),
 ]
-NAMES = ["geo", "plain", "all", "weighted", "sticky", "fence", "noecs", "v4", "half", "fall", "stale", "panic", "x.wild"]
+NAMES = ["geo", "plain", "all", "weighted", "sticky", "fence", "noecs", "v4", "half", "fall", "stale", "panic",
+         "x.wild"]
 HELD = image([zone("example.com", "al CNAME geo\nold HTTPS 0 geo\n")], SERVICES, [MapView(0, "all", SITES)],
              {0: MapTable(TABLE)})
 
 
-def ask(name: str, type_: str, *, now: int = 1_700_000_000, ecs: str | None = None, client: str = "192.0.2.53") -> Reply:
+def ask(name: str, type_: str, *, now: int = 1_700_000_000, ecs: str | None = None,
+        client: str = "192.0.2.53") -> Reply:
     """The reply over a door large enough for any answer."""
     return Door(HELD, tcp=True, now=now, client=ipaddress.ip_address(client).packed).ask(name, type_, ecs=ecs)
 

@@ -101,7 +101,9 @@ async def test_every_part_of_a_choice(node: Node) -> None:
 
 
 @pytest.mark.parametrize(("name", "types", "family"), [(SERVICE, None, 4), ("six.example.com", ["AAAA"], 6)])
-async def test_https_is_explained_by_its_first_hint(node: Node, name: str, types: list[str] | None, family: int) -> None:
+async def test_https_is_explained_by_its_first_hint(
+    node: Node, name: str, types: list[str] | None, family: int,
+) -> None:
     node.rig.put(service(name, types=types, https={"alpn": ["h2"]}), endpoint(
         "six", None if types else "192.0.2.99", "2001:db8::99", site="osaka", service=name, weight=500))
     await node.rig.publish()

@@ -47,7 +47,8 @@ ECH = "AAj+DQAEYWJjZA=="
 
 
 @pytest.mark.parametrize("https", [
-    {}, {"alpn": ["h2", "h3"]}, {"alpn": ["http/1.1"], "port": 8443}, {"ech": ECH}, {"alpn": ["h3"], "port": 1, "ech": ECH}])
+    {}, {"alpn": ["h2", "h3"]}, {"alpn": ["http/1.1"], "port": 8443}, {"ech": ECH},
+    {"alpn": ["h3"], "port": 1, "ech": ECH}])
 def test_https_comes_back_as_it_was_written(https: dict[str, Any]) -> None:
     made = Service.model_validate({"name": "a.example", "https": https})
     again = Service.model_validate_json(made.model_dump_json())

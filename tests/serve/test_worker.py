@@ -205,9 +205,10 @@ def test_it_loads_nothing_foreign(rig: Rig, tmp_path: Path) -> None:
     assert not loaded & set(NEVER_IN_A_WORKER)
     ours = {name for name in loaded if name.startswith("dnsd.")}
     assert {name.split(".")[1] for name in ours} == {
-        "answer", "chase", "choose", "context", "cookiefile", "disk", "dns", "image", "metrics", "model", "odd", "serve",
-        "steer"}
-    known = set(sys.stdlib_module_names) | {"dnsd", "uvloop", "siphash24", "cython_runtime", "sitecustomize", "usercustomize"}
+        "answer", "chase", "choose", "context", "cookiefile", "disk", "dns", "image", "metrics", "model", "odd",
+        "serve", "steer"}
+    known = set(sys.stdlib_module_names) | {
+        "dnsd", "uvloop", "siphash24", "cython_runtime", "sitecustomize", "usercustomize"}
     assert not [name for name in loaded if name.split(".")[0] not in known and not name.startswith("_")]
 
 
