@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from dnsd import disk, metrics
 from dnsd.control import files
 from dnsd.control.clock import Clock
+from dnsd.control.desk import Answers, Desk
 from dnsd.control.face import Control
 from dnsd.control.feeds import Feeds
 from dnsd.control.files import ImageFiles
@@ -34,8 +35,11 @@ from dnsd.control.intake import Intake
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps, opened
 from dnsd.control.publish import Publisher
+from dnsd.control.secondaries import Secondaries, ZoneSettings
 from dnsd.control.state import Fleet
 from dnsd.control.tap import Capture, CaptureSettings, outlets
+from dnsd.control.transfer import Allowed
+from dnsd.control.tsig import Keys, KeySettings
 from dnsd.control.views import Views
 from dnsd.control.zones import Zones
 from dnsd.dns.prefixes import Prefixes
@@ -58,17 +62,16 @@ TOKENS: Final = "dnsd.admin.auth"
 _log = logging.getLogger("dnsd.control")
 
 
-class ZoneSettings(BaseModel):
-    """One configured zone."""
-
-    name: str
-    file: Path
-
-
 class RegistrySettings(BaseModel):
     """What of the registry's settings is not in its URL."""
 
     prefix: str = "dnsd"
+
+
+class WhySettings(BaseModel):
+    """Who may be told why: prefixes, and keys as `key:NAME`."""
+
+    allow: tuple[str, ...] = ()
 
 
 class EcsSettings(BaseModel):
@@ -95,6 +98,9 @@ class Settings(BaseModel):
     maps: Path | None = None
     registry: RegistrySettings = RegistrySettings()
     zones: list[ZoneSettings] = []
+    keys: list[KeySettings] = []
+    desks: list[int] = []
+    why: WhySettings = WhySettings()
     ecs: EcsSettings = EcsSettings()
     tap: int = -1
     capture: CaptureSettings = CaptureSettings()
@@ -139,6 +145,12 @@ class Process:
             feeds=self.feeds, maps=self.maps, intake=self.intake, lease_clock=self.lease_clock, zones=self.zones,
             clock=self.clock)
         self._node_file = settings.state / files.NODE
+        self.secondaries = self.control.secondaries = Secondaries(
+            settings.zones, Keys(settings.keys), self.publisher, self.registry, self.intake, state=settings.state,
+            clock=self.clock)
+        answers = Answers(self.control, self.secondaries.keys, self.secondaries.transfers, Allowed(settings.why.allow))
+        self.desk = Desk(
+            [socket.socket(fileno=number) for number in settings.desks], answers.messages, self.clock.monotonic)
         self.control.ecs_from = Prefixes(settings.ecs.resolvers)
         if settings.tap >= 0:
             self.control.capture = _capture(settings)
@@ -150,12 +162,13 @@ class Process:
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         self._take_over()
         self.feeds.start()
+        self.desk.start()
         if self.control.capture is not None:
             self.control.capture.start()
         api = await self._start_api()
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
-            self._first_token, self._keep, self._read_zones]
+            self._first_token, self._keep, self._read_zones, self.secondaries.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())
@@ -169,6 +182,7 @@ class Process:
             if self.control.capture is not None:
                 await asyncio.to_thread(self.control.capture.close)
             await self.registry.close()
+            self.desk.close()
             self.feeds.close()
 
     async def _watch(self, tasks: list[asyncio.Task[None]], leaving: asyncio.Task[bool]) -> int:
@@ -199,6 +213,7 @@ class Process:
             self.intake.resume(self.views.restore(self._node_file))
         except (ValueError, OSError) as error:
             _log.error("the memory of last good answers is lost: %s", error)
+        self.secondaries.take_over()
         stats = self.control.stats
         for slot in range(min(metrics.workers(stats), len(self.feeds.feeds))):
             head = metrics.head(stats, slot)

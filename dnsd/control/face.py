@@ -16,13 +16,14 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from dnsd import metrics
-from dnsd.control.clock import Clock
+from dnsd.control.clock import Allowance, Clock
 from dnsd.control.explain import Explainer
 from dnsd.control.feeds import Feeds
 from dnsd.control.intake import Intake
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
 from dnsd.control.publish import Publisher
+from dnsd.control.secondaries import Secondaries
 from dnsd.control.tap import Capture
 from dnsd.control.views import Views
 from dnsd.control.zones import Zones, conflicts, misplaced
@@ -32,6 +33,7 @@ from dnsd.model import Fault
 from dnsd.registry.store import Registry
 
 RELOAD_S: Final = 10.0
+WHY_SHARE, WHY_BURST_S = 0.1, 0.25
 LISTED: Final = 100
 _log = logging.getLogger("dnsd.control")
 
@@ -47,10 +49,12 @@ class Control:
         self.views, self.publisher, self.feeds, self.maps = views, publisher, feeds, maps
         self.intake, self.lease_clock, self.zones, self.clock = intake, lease_clock, zones, clock
         self.capture: Capture | None = None
+        self.secondaries: Secondaries | None = None
         self.ecs_from: Prefixes | None = None  # whose client subnets are believed; None: everybody's
         self.draining = False
         self.zone_faults: list[Fault] = []
         self.explainer = Explainer(views, publisher, maps)
+        self.why = Allowance(clock, rate=WHY_SHARE, most=WHY_BURST_S)  # for explanations over DNS
         self._reloading = asyncio.Lock()
         self._started = clock.monotonic()
 
@@ -86,6 +90,8 @@ class Control:
         for feed in self.feeds.feeds:
             if feed.behind or feed.closed:
                 yield f"worker {feed.slot} does not take changes"
+        if self.secondaries is not None:
+            yield from self.secondaries.conditions()
         for outlet in self._captures().values():
             if outlet["problem"]:
                 yield f"capture: {outlet['to']}: {outlet['problem']}"
@@ -111,7 +117,7 @@ class Control:
                 "ticks_failed": self.lease_clock.failures},
             "published": asdict(self.publisher.live.counts),
             "journal_bytes": self.publisher.files.journal_size,
-            "zones": self.zones.described(),
+            "zones": self._zones(),
             "maps": self.maps.described(),
             "capture": self._captures(),
             "last_good": list(self._last_good())[:LISTED],
@@ -163,6 +169,10 @@ class Control:
                 return faults
             await self.clock.sleep(0.005)
         return []
+
+    def _zones(self) -> list[dict[str, Any]]:
+        told = self.zones.described()
+        return told if self.secondaries is None else self.secondaries.described(told)
 
     def _worker(self, slot: int) -> dict[str, Any]:
         told = self.feeds.status()[slot]

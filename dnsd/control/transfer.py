@@ -15,7 +15,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import dns.exception
 import dns.message
@@ -176,24 +176,35 @@ def question(packet: bytes) -> Question | None:
     return Question(packet, found, opt_at)
 
 
-class Transfers:
-    """Answers to questions for transfers. `allowed` by apex; `contents` are those served now, `zones` all apexes."""
+class Served(Protocol):
+    """What is served now: the contents that are transferred, by apex, and all apexes."""
 
-    def __init__(self, allowed: Mapping[bytes, Allowed]) -> None:
-        self.allowed = allowed
-        self.contents: Mapping[bytes, Content] = {}
-        self.zones: frozenset[bytes] = frozenset()
+    @property
+    def contents(self) -> Mapping[bytes, Content]:
+        """See `Serials`."""
+
+    @property
+    def zones(self) -> frozenset[bytes]:
+        """See `Serials`."""
+
+
+class Transfers:
+    """Answers to questions for transfers. `allowed` says who may, by apex."""
+
+    def __init__(self, allowed: Mapping[bytes, Allowed], served: Served) -> None:
+        self._allowed = allowed
+        self._served = served
 
     def answer(self, question: Question, query: tsig.Query, client: bytes, *, udp: bool) -> Iterator[bytes]:
         """The messages, not signed yet; each leaves room for the signature. At least one."""
         apex = question.apex
-        if apex not in self.zones or question.asked.class_ != types.IN:
+        if apex not in self._served.zones or question.asked.class_ != types.IN:
             yield question.refusal(types.NOTAUTH, types.EDE_NOT_AUTHORITATIVE, "not a zone of this server")
             return
-        if (client, query.key) not in self.allowed.get(apex, Allowed()):
+        if (client, query.key) not in self._allowed.get(apex, Allowed()):
             yield question.refusal(types.REFUSED, types.EDE_PROHIBITED, "no transfer of this zone for you")
             return
-        content = self.contents[apex]
+        content = self._served.contents[apex]
         if content.faults:
             yield question.refusal(types.REFUSED, types.EDE_OTHER, f"no transfer: {content.faults[0]}")
             return
