@@ -34,15 +34,18 @@ _FIRST, _VERSION, _CLIENT, _BEST, _RUNG, _MAP, _FORCED, _NEXT = range(8)
 def answer(control: Control, packet: bytes, client: bytes) -> bytes | None:
     """The reply to a query that may be told why: `client` is packed, 4 or 16 octets; no signature is in the packet.
 
-    None where there is none to give, as `answer.respond` says it.
+    None where there is none to give: no image yet, or no time for it just now.
     """
     question = asked.question(packet)
     try:
         opt = asked.edns(packet, question.tail) if question is not None else None
     except FormError:
         question = opt = None
-    ecs = _ecs(control, client, opt)
+    if not control.why.left():
+        return None
+    ecs, began = _ecs(control, client, opt), control.clock.monotonic()
     told = _explained(control, question, client, ecs) if question is not None and (opt is None or not opt[1]) else []
+    control.why.spend(control.clock.monotonic() - began)
     if question is None or not told:
         return _ordinary(control, packet, client)
     limit, tail = wire.PLAIN_SIZE, b""

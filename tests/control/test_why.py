@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 
 from dnsd.control import why
+from dnsd.control.clock import Allowance
 from dnsd.dns.prefixes import Prefixes
 from tests.control.fleet_samples import SERVICE, endpoint, override, service, site
 from tests.control.test_explain import Node
@@ -32,7 +33,8 @@ class Desk:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.control: Any = SimpleNamespace(
-            explainer=node.explainer, publisher=node.rig.publisher, clock=node.rig.clock, node="n1", ecs_from=None)
+            explainer=node.explainer, publisher=node.rig.publisher, clock=node.rig.clock, node="n1", ecs_from=None,
+            why=Allowance(node.rig.clock, rate=0.1, most=0.25))
 
     def reply(
         self, name: str, type_: str = "TXT", *, subnet: str = "", client: bytes = CLIENT, **options: Any,
@@ -204,6 +206,24 @@ async def test_malformed_ones(desk: Desk, packet: bytes, rcode: int) -> None:
     assert (data[3] & 15, data[6:8]) == (rcode, b"\0\0")
     assert why.answer(desk.control, packet[:3] + b"\x80" + packet[4:12], CLIENT) is not None
     assert why.answer(desk.control, packet[:11], CLIENT) is None
+
+
+async def test_explaining_takes_a_share_of_the_time_at_most(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, honest = desk.node.rig.clock, desk.node.explainer.explain
+
+    def slow(*question: Any) -> dict[str, Any]:
+        clock.ms += 10
+        return honest(*question)
+
+    monkeypatch.setattr(desk.node.explainer, "explain", slow)
+    query, began = dns.message.make_query(f"_why.{SERVICE}", "TXT").to_wire(), clock.ms
+    told = 0
+    while clock.ms < began + 10_000:
+        if why.answer(desk.control, query, CLIENT) is None:
+            clock.ms += 10
+        else:
+            told += 1
+    assert told * 20 == pytest.approx(0.1 * 10_000 + 250, abs=40)
 
 
 async def test_without_an_image(tmp_path: Path, atlas: Path) -> None:
