@@ -76,8 +76,9 @@ def pin(pid: int, cpu: int) -> None:
 
 @contextmanager
 def dnsd(folder: Path) -> Iterator[Server]:
-    """A node with the bench zone and fleet, one worker, plain Python."""
-    config = write_config(folder, folder / "atlas", workers=1, zones={workloads.ZONE: workloads.zone_text()})
+    """A node with the bench zone and fleet, one worker, plain Python; no rate limits, as the others have none."""
+    config = write_config(folder, folder / "atlas", workers=1, zones={workloads.ZONE: workloads.zone_text()},
+                          more="[rate]\nanswers = 0\n")
     node = Node(config, env={"DNSD_ENGINE": "python"})
     node.cli("data", "build")
     try:
