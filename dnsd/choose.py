@@ -6,6 +6,7 @@ Does not live here: ranking and draws themselves (`image.record`), finding rows 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import MutableSequence
 from typing import Final
 
@@ -31,17 +32,20 @@ Standpoint = tuple[int, int, int, bool]
 """Where a query is seen from: the row, the scope that row is good for, the draw's block, whether ECS decided."""
 
 
-def choose(image: Image, plan: Plan, v6: int, client: bytes, ecs: Ecs | None, now: int,
-           count: MutableSequence[int]) -> Choice:
-    """The records of one type for this client: `v6` is 0 for A, 1 for AAAA, 2 for HTTPS, which hints at both.
+Counts = MutableSequence[int] | defaultdict[int, int]
+"""Where it is counted what happened, by slot of `metrics`."""
+
+
+def choose(image: Image, plan: Plan, kind: int, client: bytes, ecs: Ecs | None, now: int, count: Counts) -> Choice:
+    """The records of one type for this client: `kind` is 0 for A, 1 for AAAA, 2 for HTTPS, which hints at both.
 
     Plain records, nearly all, take the short way.
     """
-    if v6 > 1:
-        return _https(image, plan, client, ecs, now, count)
     table = image.maps.get(plan.map_id)
-    if table is None or not (plan.plain_aaaa if v6 else plan.plain_a):
-        return _declared(image, plan, v6, client, ecs, now, count)
+    if table is None or not plan.plain[kind]:
+        if kind > 1:
+            return _https(image, plan, client, ecs, now, count)
+        return _declared(image, plan, kind, client, ecs, now, count)
     if ecs is None or not ecs[2]:
         row, scope = table.find_resolver(client), 0
     elif ecs[0]:
@@ -50,29 +54,36 @@ def choose(image: Image, plan: Plan, v6: int, client: bytes, ecs: Ecs | None, no
         row, scope = table.find4(ecs[1])
     if not row:
         count[metrics.NO_PLACE] += 1
-    group = plan.top(v6, row, table)
+    group = plan.top(kind, row, table)
     chosen = group[0]
     if len(group) > 1:
         chosen = draw.first(plan.seed(_block(client, ecs), now), group, plan.keys, plan.weights)
-    return 1, (plan.rrs_aaaa if v6 else plan.rrs_a)[chosen], scope, b""
+    return 1, (plan.rrs_aaaa if kind else plan.rrs_a)[chosen], scope, b""
 
 
-def _https(image: Image, plan: Plan, client: bytes, ecs: Ecs | None, now: int,
-           count: MutableSequence[int]) -> Choice:
-    """The HTTPS record with what A and AAAA give for the same question as its hints (RFC 9460 §7.3)."""
-    a = aaaa = NOTHING
+def _https(image: Image, plan: Plan, client: bytes, ecs: Ecs | None, now: int, count: Counts) -> Choice:
+    """The HTTPS record with what A and AAAA give for the same question as its hints (RFC 9460 §7.3).
+
+    It is one answer: what happened to both families is told and counted once, and one that is empty is none here as
+    long as the other has an address.
+    """
+    happened: defaultdict[int, int] = defaultdict(int)
+    a = aaaa = _NOTHING
     if plan.flags & layout.R_OWNS_A:
-        a = choose(image, plan, 0, client, ecs, now, count)
+        a = choose(image, plan, 0, client, ecs, now, happened)
     if plan.flags & layout.R_OWNS_AAAA:
-        aaaa = choose(image, plan, 1, client, ecs, now, count)
-    scope = max(a[2], aaaa[2])
+        aaaa = choose(image, plan, 1, client, ecs, now, happened)
     if not a[0] and not aaaa[0]:
-        return 0, b"", scope, _EMPTY
+        count[metrics.LADDER_EMPTY] += 1
+        return 0, b"", 0, _EMPTY
+    for slot in happened:
+        if slot != metrics.LADDER_EMPTY:
+            count[slot] += 1
     told = dict.fromkeys(options for number, _, _, options in (a, aaaa) if number)
-    return 1, plan.https(a[1], aaaa[1]), scope, b"".join(told)
+    return 1, plan.https(a[1], aaaa[1]), max(a[2], aaaa[2]), b"".join(told)
 
 
-NOTHING: Final[Choice] = (0, b"", 0, b"")
+_NOTHING: Final[Choice] = (0, b"", 0, b"")
 
 
 def _block(client: bytes, ecs: Ecs | None) -> int:
@@ -84,31 +95,29 @@ def _block(client: bytes, ecs: Ecs | None) -> int:
     return int.from_bytes(client[:7], "big") | V6_BLOCK
 
 
-def _declared(image: Image, plan: Plan, v6: int, client: bytes, ecs: Ecs | None, now: int,
-              count: MutableSequence[int]) -> Choice:
+def _declared(image: Image, plan: Plan, kind: int, client: bytes, ecs: Ecs | None, now: int, count: Counts) -> Choice:
     """The long way: rungs below live, fallbacks the policy declares, fences, several addresses, sticky draws."""
-    if (plan.ladder_aaaa if v6 else plan.ladder_a) != Ladder.LIVE:
-        return _below(plan, v6, count)
+    if (plan.ladder_aaaa if kind else plan.ladder_a) != Ladder.LIVE:
+        return _below(plan, kind, count)
     row, scope, block, from_ecs = standpoint(image, plan, client, ecs)
-    options = b""
-    if plan.flags & layout.R_PANIC:
-        count[metrics.PANIC] += 1
-        options = _PANIC
     if ((plan.flags & layout.R_NO_ECS_FALLBACK and not from_ecs)
             or (plan.flags & layout.R_UNKNOWN_FALLBACK and plan.uses_client and row == ROW_UNKNOWN)):
-        number, rrs = plan.rung(v6)
+        number, rrs = plan.rung(kind)
         if number:
             count[metrics.DECLARED_FALLBACK] += 1
             return number, rrs, scope, b""
-    groups = plan.groups(v6, row, image.maps.get(plan.map_id) if plan.uses_client else None)
+    groups = plan.groups(kind, row, image.maps.get(plan.map_id) if plan.uses_client else None)
     if not groups:
         count[metrics.DECLARED_FALLBACK] += 1
-        number, rrs = plan.rung(v6)
+        number, rrs = plan.rung(kind)
         return number, rrs, scope, b""
     if not row and plan.uses_client:
         count[metrics.NO_PLACE] += 1
-    number, rrs = plan.pick(v6, groups, block, now)
-    return number, rrs, scope, options
+    number, rrs = plan.pick(kind, groups, block, now)
+    if not plan.flags & layout.R_PANIC:
+        return number, rrs, scope, b""
+    count[metrics.PANIC] += 1
+    return number, rrs, scope, _PANIC
 
 
 def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Standpoint:
@@ -133,12 +142,12 @@ def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Stan
     return row, max(scope, length) if from_ecs else 0, block >> (known - length) << (known - length), from_ecs
 
 
-def _below(plan: Plan, v6: int, count: MutableSequence[int]) -> Choice:
-    number, rrs = plan.rung(v6)
+def _below(plan: Plan, kind: int, count: Counts) -> Choice:
+    number, rrs = plan.rung(kind)
     if not number:
         count[metrics.LADDER_EMPTY] += 1
         return 0, b"", 0, _EMPTY
-    if (plan.ladder_aaaa if v6 else plan.ladder_a) == Ladder.LAST_GOOD:
+    if (plan.ladder_aaaa if kind else plan.ladder_a) == Ladder.LAST_GOOD:
         count[metrics.LADDER_LAST_GOOD] += 1
         return number, rrs, 0, _STALE
     count[metrics.LADDER_FALLBACK] += 1

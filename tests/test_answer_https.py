@@ -52,6 +52,7 @@ SERVICES = [
     web("fall.example.com", fallback=["203.0.113.1", "203.0.113.2"]),
     web("stale.example.com", last_good=["203.0.113.9", "2001:db8:f::9"]),
     web("panic.example.com", *LIVE, panic=True),
+    web("mixed.example.com", endpoint(9, aaaa=False), panic=True, last_good=["2001:db8:f::9"]),
     web("dark.example.com"),
     web("*.wild.example.com", *LIVE),
     web("example.com", *LIVE),
@@ -128,10 +129,29 @@ def test_a_lower_rung_and_panic_are_told_once(name: str, code: int, text: str, t
     assert (int.from_bytes(found.to_wire()[:2], "big"), text in found.to_wire()[2:].decode()) == (code, True)
 
 
-def test_counted_as_a_services_answer() -> None:
-    door = Door(HELD)
-    assert door.ask("geo.example.com", "HTTPS").moved[m.KIND_SERVICE] == 1
-    assert door.ask("dark.example.com", "HTTPS").moved[m.KIND_SERVFAIL] == 1
+@pytest.mark.parametrize(("name", "ecs", "moved"), [
+    ("geo", "10.0.1.0/24", [m.KIND_SERVICE, m.RCODE]),
+    ("geo", "11.0.1.0/24", [m.KIND_SERVICE, m.RCODE, m.NO_PLACE]),
+    ("half", "10.0.1.0/24", [m.KIND_SERVICE, m.RCODE]),  # AAAA alone has nothing to give
+    ("fall", "10.0.1.0/24", [m.KIND_SERVICE, m.RCODE, m.LADDER_FALLBACK]),
+    ("stale", "10.0.1.0/24", [m.KIND_SERVICE, m.RCODE, m.LADDER_LAST_GOOD]),
+    ("noecs", "0.0.0.0/0", [m.KIND_SERVICE, m.RCODE, m.DECLARED_FALLBACK]),
+    ("panic", "11.0.1.0/24", [m.KIND_SERVICE, m.RCODE, m.PANIC, m.NO_PLACE]),
+    ("mixed", "10.0.1.0/24", [m.KIND_SERVICE, m.RCODE, m.PANIC, m.LADDER_LAST_GOOD]),
+    ("dark", "10.0.1.0/24", [m.KIND_SERVFAIL, m.RCODE + 2, m.LADDER_EMPTY]),
+])
+def test_one_answer_is_counted_once(name: str, ecs: str, moved: list[int]) -> None:
+    """Whatever happened to one family or to both."""
+    found = ask(f"{name}.example.com", "HTTPS", ecs=ecs).moved
+    subnet = m.ECS_OPT_OUT if ecs == "0.0.0.0/0" else m.ECS_V4
+    assert found == dict.fromkeys([*moved, m.EDNS, subnet], 1)
+
+
+def test_both_families_tell_what_befell_them() -> None:
+    """RFC 8914 §2: several extended errors may stand in one reply."""
+    told = [option.to_wire() for option in ask("mixed.example.com", "HTTPS", ecs="10.0.1.0/24").message.options
+            if option.otype == 15]
+    assert [int.from_bytes(data[:2], "big") for data in told] == [0, 3]
 
 
 def test_a_static_one_beside_it_is_a_fault() -> None:

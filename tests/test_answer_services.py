@@ -57,6 +57,8 @@ SERVICES: dict[str, ServiceView] = {
     "fenced": service("fenced.example.com", LIVE[2], policy=replace(P, fence=Fence.COUNTRY), fallback=FALLBACK,
                       map_id=2),
     "panic": service("panic.example.com", *LIVE, panic=True),
+    "panicky": service("panicky.example.com", *LIVE, policy=replace(P, no_ecs_fallback=True), fallback=FALLBACK,
+                       panic=True),
     "fall": service("fall.example.com", fallback=FALLBACK, last_good=["203.0.113.9"]),
     "stale": service("stale.example.com", last_good=["203.0.113.9", "2001:db8:f::9"]),
     "dark": service("dark.example.com"),
@@ -171,6 +173,8 @@ TABLE = [
     Row("fenced", "10.0.0.0/24", THREE, 8, [V4]),
     Row("fenced", "12.0.0.0/24", ANYCAST, 6, [V4, DECLARED]),
     Row("panic", "10.0.0.0/24", ONE, 22, [V4, m.PANIC]),
+    Row("panicky", "10.0.0.0/24", ONE, 22, [V4, m.PANIC]),
+    Row("panicky", None, ANYCAST, None, [DECLARED]),               # health has no say in it, panic or not
     # never empty: live, fallback, last good, SERVFAIL
     Row("fall", "10.0.0.0/24", ANYCAST, 0, [V4, m.LADDER_FALLBACK]),
     Row("fall", None, ANYCAST, None, [m.LADDER_FALLBACK]),
@@ -214,17 +218,20 @@ def test_aaaa_has_the_row_scope_and_rung_of_a(door: Door, row: Row) -> None:
     ("mixed", "AAAA", 0, m.LADDER_FALLBACK, None),
     ("stale", "A", 0, m.LADDER_LAST_GOOD,
      "EDE 3 (Stale Answer): last good answer: no endpoint and no fallback is left"),
+    ("panic", "A", 0, m.PANIC, "EDE 0 (Other): panic: too little is healthy, so health is ignored"),
+    ("panic", "AAAA", 0, m.PANIC, "EDE 0 (Other): panic: too little is healthy, so health is ignored"),
 ])
-def test_lower_rungs_say_why(
+def test_lower_rungs_and_panic_say_why(
     door: Door, name: str, type_: str, rcode: int, slot: int, error: str | None,
 ) -> None:
     """RFC 8914 §4.4: EDE beside the answer, and the client subnet with scope 0 in errors too."""
     reply = door.ask(f"{name}.example.com", type_, ecs="10.0.0.0/24")
     told = [str(option.to_text()) for option in reply.message.options if option.otype == 15]
-    assert (reply.rcode, told, reply.scope) == (rcode, [error] if error else [], 0)
+    scope = 22 if name == "panic" else 0
+    assert (reply.rcode, told, reply.scope) == (rcode, [error] if error else [], scope)
     kind = m.KIND_SERVFAIL if rcode else m.KIND_SERVICE
     assert reply.moved == dict.fromkeys([kind, m.RCODE + rcode, m.EDNS, V4, slot], 1)
-    bare = door.ask(f"{name}.example.com", type_)
+    bare = with_client(door, "10.0.0.1").ask(f"{name}.example.com", type_)
     assert (bare.rcode, bare.message.opt, bare.answer) == (rcode, None, reply.answer)
 
 

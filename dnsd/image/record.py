@@ -33,16 +33,16 @@ V6_BLOCK: Final = 1 << 62
 class Plan:
     """A record, unfolded. Attributes are the record's fields; see `layout.RECORD` and `layout.ENDPOINT`.
 
-    `plain_a` says that nothing stands between a client and the top group of a type: it is live, no rung is declared for
-    clients without a place, no fence, no split, one address to give. Then the short way through `choose` is enough.
-    Of methods, `v6` is 0 for A and 1 for AAAA.
+    `plain` says of A, AAAA and HTTPS whether nothing stands between a client and the top group: the type is live, no
+    rung is declared for clients without a place, no fence, no split, one address to give. Then the short way through
+    `choose` is enough. HTTPS never is, being made of both. Of methods, `v6` is 0 for A and 1 for AAAA.
     """
 
     __slots__ = (
         "_groups_a", "_groups_aaaa", "_memo", "_reach", "candidates", "fallback_a", "fallback_aaaa", "first_a",
-        "first_aaaa", "flags", "https_head", "https_rest", "key", "keys", "ladder_a", "ladder_aaaa", "map_id",
-        "plain_a", "plain_aaaa", "rrs_a",
-        "rrs_aaaa", "rules", "split4", "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client", "weights",
+        "first_aaaa", "flags", "https_head", "https_rest", "key", "keys", "ladder_a", "ladder_aaaa", "map_id", "plain",
+        "rrs_a", "rrs_aaaa", "rules", "split4", "split6", "take", "tops_a", "tops_aaaa", "ttl", "uses_client",
+        "weights",
     )
 
     def __init__(self, data: bytes | memoryview, records: int = 1) -> None:
@@ -70,8 +70,7 @@ class Plan:
         self.uses_client = bool(self.flags & layout.R_USES_CLIENT)
         plain = (self.uses_client and self.take == 1 and not self.split4 and not fence
                  and not self.flags & layout.R_DECLARED)
-        self.plain_a = plain and self.ladder_a == Ladder.LIVE
-        self.plain_aaaa = plain and self.ladder_aaaa == Ladder.LIVE
+        self.plain = (plain and self.ladder_a == Ladder.LIVE, plain and self.ladder_aaaa == Ladder.LIVE, False)
         self.keys = [c.key for c in self.candidates]
         self.weights = [c.weight for c in self.candidates]
         self.rrs_a = [_rr(1, self.ttl, c.a) if c.a else b"" for c in self.candidates]

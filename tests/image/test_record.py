@@ -33,10 +33,11 @@ endpoints = st.lists(st.builds(
     st.none() | octets4, st.none() | octets16, st.sampled_from([0, 0, 1, 255]), st.sampled_from([0, 1, 100, 65535]),
     st.integers(0, 1000), st.integers(0, 1000)), max_size=8, unique_by=lambda e: e.id).map(tuple)
 few4, few16 = st.lists(octets4, max_size=3).map(tuple), st.lists(octets16, max_size=3).map(tuple)
+params = st.dictionaries(st.sampled_from([1, 3, 5]), st.binary(max_size=20)).map(lambda found: tuple(found.items()))
 services = st.builds(
     ServiceView, st.sampled_from([b"\1a\0", b"\3api\7example\0"]), policies, st.integers(1, 86_400),
     st.sets(st.sampled_from([1, 28, 65])).map(frozenset), endpoints, few4, few16, few4, few16, st.just(0),
-    st.booleans())
+    st.booleans(), params)
 
 
 @settings(max_examples=60)
@@ -75,6 +76,26 @@ def test_everything_of_a_service_is_in_its_plan(view: ServiceView) -> None:
         given_up = last_good if ladder == Ladder.LAST_GOOD else fallback
         head = struct.pack(">HHHIH", 0xC00C, 28 if v6 else 1, 1, view.ttl, 16 if v6 else 4)
         assert plan.rung(v6) == (len(given_up), b"".join(head + address for address in given_up))
+    assert (plan.https_head, plan.https_rest) == (
+        b"".join(param(key, value) for key, value in sorted(view.https) if key < 4),
+        b"".join(param(key, value) for key, value in view.https if key == 5))
+
+
+def param(key: int, value: bytes) -> bytes:
+    """RFC 9460 §2.2."""
+    return struct.pack(">HH", key, len(value)) + value
+
+
+@given(params, st.lists(octets4, max_size=3), st.lists(octets16, max_size=3))
+def test_an_https_record_is_what_was_declared_and_the_hints_in_the_order_of_keys(
+    found: tuple[tuple[int, bytes], ...], four: list[bytes], six: list[bytes],
+) -> None:
+    plan = Plan(record(replace(FULL, https=found, ttl=77), MAPS))
+    a, aaaa = (b"".join(struct.pack(">HHHIH", 0xC00C, type_, 1, 77, len(address)) + address for address in addresses)
+               for type_, addresses in ((1, four), (28, six)))
+    hints = [(key, b"".join(addresses)) for key, addresses in ((4, four), (6, six)) if addresses]
+    rdata = b"\0\1\0" + b"".join(param(*each) for each in sorted([*found, *hints]))
+    assert plan.https(a, aaaa) == struct.pack(">HHHIH", 0xC00C, 65, 1, 77, len(rdata)) + rdata
 
 
 @settings(max_examples=30)
@@ -87,7 +108,8 @@ def test_the_order_of_endpoints_given_is_nothing(view: ServiceView, turn: int) -
 FULL = service("a.example", *(endpoint(n, f"s{n}") for n in range(3)), fallback=["192.0.2.1", "2001:db8::1"])
 
 
-@pytest.mark.parametrize("view", [FULL, service("a.example")], ids=["full", "empty"])
+@pytest.mark.parametrize("view", [
+    FULL, service("a.example"), replace(FULL, https=((1, b"\2h2"), (5, b"ech")))], ids=["full", "empty", "https"])
 def test_a_record_of_another_length_is_none(view: ServiceView) -> None:
     data = record(view, MAPS)
     Plan(data)
