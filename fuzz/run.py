@@ -28,6 +28,7 @@ FOUND: Final = ROOT / "build" / "fuzz"
 """Where runs by the clock leave the inputs that reached new code, for the next one to begin with."""
 
 MAX_LEN: Final = 4096
+KEPT_LEN: Final = 300
 SLOWEST_S: Final = 10
 _DONE = re.compile(r"^(?:Done|#)\s?(\d+)\s(?:DONE|runs).*?(?:cov: (\d+)|$)", re.MULTILINE)
 
@@ -90,11 +91,11 @@ def fill(name: str, folder: Path) -> None:
         (folder / sha256(data).hexdigest()[:16]).write_bytes(data)
 
 
-def atheris(name: str, arguments: str, scratch: Path) -> subprocess.CompletedProcess[str]:
+def atheris(name: str, arguments: str, scratch: Path, called: str = "fuzz") -> subprocess.CompletedProcess[str]:
     """A target under atheris with these arguments of libFuzzer, to its end."""
     env = os.environ | {"PYTHONHASHSEED": "0", "TMPDIR": str(scratch)}
     inside = f"-max_len={MAX_LEN} -timeout={SLOWEST_S} {arguments}"
-    command = [sys.executable, "-m", "fuzz.run", f"--inside={inside}", name]
+    command = [sys.executable, "-m", "fuzz.run", f"--inside={called} {inside}", name]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
@@ -102,23 +103,29 @@ def _keep(name: str, folder: Path, scratch: Path) -> None:
     """Replaces the unmarked lines of the corpus file by the fewest, smallest inputs that reach what all of them do."""
     least = scratch / "least"
     least.mkdir()
-    atheris(name, f"-merge=1 {least} {folder}", scratch)
+    again = scratch / "again"  # libFuzzer merges in processes that it starts itself, by the name it was called by
+    again.write_text(f'#!/bin/sh\nexec {sys.executable} -m fuzz.run --inside="$0 $*" {name}\n', encoding="ascii")
+    again.chmod(0o755)
+    done = atheris(name, f"-merge=1 {least} {folder}", scratch, called=str(again))
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
     file = CORPUS / f"{name}.txt"
     CORPUS.mkdir(exist_ok=True)
     marked = [line for line in file.read_text().splitlines() if "#" in line] if file.exists() else []
     target: Any = import_module(f"fuzz.targets.{name}")
     known = {data.hex() for data in target.seeds()}
-    lines = sorted({path.read_bytes().hex() for path in least.iterdir()} - known, key=lambda text: (len(text), text))
+    found = {path.read_bytes().hex() for path in least.iterdir() if path.stat().st_size <= KEPT_LEN}
+    lines = sorted(found - known, key=lambda text: (len(text), text))
     file.write_text("\n".join([*marked, *filter(None, lines)]) + "\n", encoding="ascii")
 
 
 def _fuzz(name: str, arguments: list[str]) -> None:
-    """Instruments dnsd, imports the target and runs it; ends the process."""
+    """Instruments dnsd, imports the target and runs it with libFuzzer's argv; ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["dnsd"]):
         target = import_module(f"fuzz.targets.{name}")
-    atheris.Setup([name, *arguments], target.check)
+    atheris.Setup(arguments, target.check)
     atheris.Fuzz()
 
 
