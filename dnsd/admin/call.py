@@ -26,7 +26,7 @@ from dnsd.admin.idempotency import Memory
 from dnsd.admin.owners import Owners
 from dnsd.admin.problem import Problem, invalid
 from dnsd.model import Fault
-from dnsd.registry.models import Role
+from dnsd.registry.models import Role, Service
 from dnsd.registry.store import Registry
 
 BODY_SECONDS: Final = 10.0
@@ -56,8 +56,8 @@ class Control(Protocol):
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
 
-    def misplaced(self, service: str) -> str:
-        """Why no service can stand at this name in the zones served here; empty when one can."""
+    def misplaced(self, service: Service) -> str:
+        """Why this service cannot stand at its name in the zones served here; empty when it can."""
 
     async def reload(self) -> list[Fault]:
         """Read the zone files again; faults leave what was served."""

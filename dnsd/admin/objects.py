@@ -171,7 +171,7 @@ def refuse(faults: list[Fault]) -> None:
 
 def fit(call: Call, values: Iterable[tuple[str, Any]]) -> None:
     """422 with every service (pointer, object) that cannot stand where a zone has addresses, an alias or a cut."""
-    named = [(place, call.control.misplaced(value.name)) for place, value in values if isinstance(value, Service)]
+    named = [(place, call.control.misplaced(value)) for place, value in values if isinstance(value, Service)]
     faults = [Fault(f"{place}/name", why) for place, why in named if why]
     if faults:
         raise problem.invalid(faults)

@@ -30,6 +30,7 @@ from dnsd.control.zones import Zones, conflicts, misplaced
 from dnsd.dns import names
 from dnsd.dns.prefixes import Prefixes
 from dnsd.model import Fault
+from dnsd.registry.models import Service
 from dnsd.registry.store import Registry
 
 RELOAD_S: Final = 10.0
@@ -132,10 +133,11 @@ class Control:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
         return self.explainer.explain(name, type, client, ecs)
 
-    def misplaced(self, service: str) -> str:
-        """Why no service can stand at this name in the zones served here; empty when one can."""
+    def misplaced(self, service: Service) -> str:
+        """Why this service cannot stand at its name in the zones served here; empty when it can."""
         image = self.publisher.live.image
-        return misplaced(image, names.to_wire(service)) if image is not None else ""
+        https = service.https is not None
+        return misplaced(image, names.to_wire(service.name), https=https) if image is not None else ""
 
     async def reload(self) -> list[Fault]:
         """Read the zone files again and serve them; with any fault nothing changes."""

@@ -13,7 +13,7 @@ from typing import Any
 from dnsd.compile import zones as compile_zones
 from dnsd.control import zonefile
 from dnsd.dns import names, types
-from dnsd.image.reading import KEY_A, KEY_AAAA, KEY_CNAME, KEY_DNAME, Entry, Image
+from dnsd.image.reading import KEY_A, KEY_AAAA, KEY_CNAME, KEY_DNAME, KEY_HTTPS, Entry, Image
 from dnsd.model import Fault, ServiceView, ZoneView
 
 _log = logging.getLogger("dnsd.control")
@@ -58,8 +58,8 @@ def conflicts(zones: Sequence[ZoneView], services: Iterable[ServiceView], known:
     return compile_zones.check(zones, [view for view in services if view.owner not in passed])
 
 
-def misplaced(image: Image, owner: bytes) -> str:
-    """Why no service can stand at this name in the zones as they are served; empty when one can.
+def misplaced(image: Image, owner: bytes, *, https: bool = False) -> str:
+    """Why no service, or none with `https`, can stand at this name in the zones as served; empty when one can.
 
     A name that no zone here holds is no fault: nodes of one registry need not serve the same zones. The image is asked
     and not `conflicts`, because a look at a few names must not take as long as a whole tree.
@@ -72,7 +72,8 @@ def misplaced(image: Image, owner: bytes) -> str:
             return f"lies at or below the cut {names.to_text(node.cut.name)}"
         if name != owner and KEY_DNAME in node.answers:
             return f"lies below the DNAME {names.to_text(name)}"
-        static = [key for key in (KEY_A, KEY_CNAME, KEY_AAAA) if isinstance(node.answers.get(key), Entry)]
+        taken = (KEY_A, KEY_CNAME, KEY_AAAA, *((KEY_HTTPS,) if https else ()))
+        static = [key for key in taken if isinstance(node.answers.get(key), Entry)]
         if name == owner and static:
             listed = ", ".join(types.type_text(int.from_bytes(key[:2], "big")) for key in static)
             return f"the zone has static {listed} here"

@@ -217,8 +217,8 @@ class FakeControl:
             raise ValueError("no such type")
         return {"name": name, "type": type, "client": client, "subnet": ecs}
 
-    def misplaced(self, service: str) -> str:
-        return self.no_place.get(service, "")
+    def misplaced(self, service: Service) -> str:
+        return self.no_place.get(service.name, "")
 
     async def reload(self) -> list[Fault]:
         return self.faults

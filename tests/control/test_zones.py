@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,19 @@ def test_a_place_that_is_taken_is_said(tmp_path: Path, owner: str, why: str) -> 
     found = misplaced(served(zones), names.to_wire(owner))
     assert (why in found) if why else (found == "")
     assert bool(found) == bool(check(zones, [service(owner)]))
+
+
+@pytest.mark.parametrize(("owner", "why"), [
+    ("web.example.com", "static HTTPS here"), ("new.example.com", ""), ("ns1.example.com", "static A here")])
+def test_a_service_with_https_wants_its_name_without_one(tmp_path: Path, owner: str, why: str) -> None:
+    """One without stands beside it."""
+    zones = (zone(tmp_path, ZONE + "web HTTPS 1 . alpn=h2\n"),)
+    with_https = replace(service(owner), types=frozenset({types.A, types.HTTPS}))
+    found = misplaced(served(zones), names.to_wire(owner), https=True)
+    assert (why in found) if why else (found == "")
+    assert bool(found) == bool(check(zones, [with_https]))
+    assert misplaced(served(zones), names.to_wire("web.example.com")) == ""
+    assert check(zones, [service("web.example.com")]) == []
 
 
 def test_a_name_in_no_zone_of_this_node_may_be_anothers(tmp_path: Path) -> None:
