@@ -18,7 +18,7 @@ from dnsd.cli.options import Session, command
 def explain(
     session: Session,
     name: Annotated[str, typer.Argument(help="the name that is asked for")],
-    kind: Annotated[str, typer.Argument(metavar="TYPE", help="A or AAAA")] = "A",
+    kind: Annotated[str, typer.Argument(metavar="TYPE", help="A, AAAA or HTTPS")] = "A",
     *,
     client: Annotated[str, typer.Option(help="the resolver's address")] = "",
     subnet: Annotated[str, typer.Option(help="the client's subnet, as the resolver would send it")] = "",

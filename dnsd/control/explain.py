@@ -26,7 +26,7 @@ from dnsd.control.selfcheck import Asker
 from dnsd.control.views import Views
 from dnsd.dns import names, types, wire
 from dnsd.image import layout
-from dnsd.image.reading import KEY_CNAME, Entry, Image, Node
+from dnsd.image.reading import KEY_CNAME, KEY_HTTPS, Entry, Image, Node
 from dnsd.image.record import Plan
 from dnsd.model import Fence, Ladder, Match
 from dnsd.steer import draw, rank
@@ -69,7 +69,7 @@ class Explainer:
             "node": self.publisher.node, "image": image.stamp._asdict(),
         }
         node = _service_node(image, question.name)
-        if node is None or question.type not in (types.A, types.AAAA, types.HTTPS):
+        if node is None or not _chosen(node, question.type):
             told["why"] = {"choice": _static_reason(image, question, answer)}
             return told
         return told | self._service(image, node, question, answer, now)
@@ -77,12 +77,9 @@ class Explainer:
     def _service(
         self, image: Image, node: Node, question: Question, answer: reply.Reply, now: int,
     ) -> dict[str, Any]:
-        """The service's part: who was judged, candidates, the removed, and sentences.
-
-        Of HTTPS that is how the IPv4 hint was chosen, or the IPv6 hint where the service has no A.
-        """
+        """The service's part: who was judged, candidates, the removed, and sentences."""
         plan = image.plan(node.record)
-        v6 = question.type == types.AAAA or (question.type == types.HTTPS and not plan.flags & layout.R_OWNS_A)
+        v6 = _family(plan, question.type)
         row, scope, block, from_ecs = standpoint(image, plan, question.client.packed, _ecs(question.subnet))
         table = image.maps.get(plan.map_id) if plan.uses_client else None
         judged = plan.judge(v6, row, table) or []
@@ -210,6 +207,22 @@ def _service_node(image: Image, name: bytes) -> Node | None:
     return None
 
 
+def _chosen(node: Node, type_: int) -> bool:
+    """Whether a type is the service's to choose: A and AAAA always are, even if there is none."""
+    return type_ in (types.A, types.AAAA) or (
+        type_ == types.HTTPS and isinstance(node.answers.get(KEY_HTTPS), int))
+
+
+def _family(plan: Plan, type_: int) -> bool:
+    """Whether IPv6 is explained: of HTTPS, which hints at both, the family on the better rung, IPv4 of equals."""
+    if type_ != types.HTTPS:
+        return type_ == types.AAAA
+    owned = (
+        (plan.ladder_a if plan.flags & layout.R_OWNS_A else Ladder.EMPTY, False),
+        (plan.ladder_aaaa if plan.flags & layout.R_OWNS_AAAA else Ladder.EMPTY, True))
+    return min(owned)[1]
+
+
 def _ecs(subnet: reply.IPNetwork | None) -> wire.Ecs | None:
     """The client subnet as the parser gives it to `choose`."""
     if subnet is None:
@@ -281,7 +294,7 @@ class _Reasons(NamedTuple):
         """A sentence for each thing that was decided."""
         found = {
             "client": self._row(), "choice": self._choice(candidates), "fence": self._fence(candidates),
-            "scope": self._scope(), "ttl": self._ttl(),
+            "scope": self._scope(), "ttl": self._ttl(), "hints": self._hints(),
             "refused": f"a newer record failed the self-check: {refused}" if refused else ""}
         return {what: sentence for what, sentence in found.items() if sentence}
 
@@ -325,6 +338,12 @@ class _Reasons(NamedTuple):
         if not self.plan.uses_client:
             return "0: the client does not matter"
         return f"{self.scope}: the largest block around the client in which all have this row"
+
+    def _hints(self) -> str:
+        if self.question.type != types.HTTPS:
+            return ""
+        told = "AAAA" if self.v6 else "A"
+        return f"hints are what A and AAAA give to this client; row, rung, candidates and removed are those of {told}"
 
     def _ttl(self) -> str:
         doubt = "in doubt" if self.rung is Ladder.LAST_GOOD else "in no doubt"

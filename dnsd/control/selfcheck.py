@@ -90,12 +90,17 @@ def _addresses_fault(
 def _https_fault(asker: Asker, image: Image, view: ServiceView, now: int) -> str | None:
     """The hints must be what A and AAAA are answered with (RFC 9460 §7.3), and the rest what was declared."""
     try:
-        found = {type_: [rr.rdata for rr in asker.ask(image, reply.query(view.owner, type_), now).answer]
+        found = {type_: asker.ask(image, reply.query(view.owner, type_), now)
                  for type_ in (types.A, types.AAAA, types.HTTPS)}
     except Exception as error:  # whatever it is, it must not reach a worker
         return f"cannot be answered: {error!r}"
-    hints = [(key, b"".join(found[type_])) for key, type_ in ((4, types.A), (6, types.AAAA)) if found[type_]]
+    addresses = [(key, b"".join(rr.rdata for rr in found[type_].answer)) for key, type_ in (
+        (4, types.A), (6, types.AAAA))]
+    hints = [(key, value) for key, value in addresses if value]
     params = b"".join(key.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value
                       for key, value in sorted([*view.https, *hints]))
-    expected = [b"\0\1\0" + params] if hints else []
-    return None if found[types.HTTPS] == expected else "is not what A and AAAA and the service's declaration come to"
+    answer = found[types.HTTPS]
+    if answer.rcode != (0 if hints else types.SERVFAIL):
+        return f"answered {reply.RCODES.get(answer.rcode, answer.rcode)}"
+    expected = [reply.RR(view.owner, types.HTTPS, view.ttl, b"\0\1\0" + params)] if hints else []
+    return None if answer.answer == expected else "is not what A and AAAA and the service's declaration come to"

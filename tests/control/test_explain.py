@@ -157,6 +157,33 @@ async def test_the_answer_is_what_workers_give(node: Node, client: str | None, s
             assert told["decided_by"] == by
 
 
+@pytest.mark.parametrize(("types", "fallback", "gone", "rung", "of", "hinted"), [
+    (None, {}, False, "live", "A", ["192.0.2.20", "2001:db8::20"]),
+    (["AAAA"], {}, False, "live", "AAAA", ["2001:db8::20"]),
+    (["A"], {"a": ["203.0.113.9"]}, True, "fallback", "A", ["203.0.113.9"]),
+    (["A", "AAAA"], {"aaaa": ["2001:db8:f::9"]}, True, "fallback", "AAAA", ["2001:db8:f::9"]),
+    (["A", "AAAA"], {}, True, "empty", "A", []),
+])
+async def test_https_is_explained_by_the_family_that_has_something(
+    node: Node, types: list[str] | None, fallback: dict[str, list[str]], gone: bool, rung: str, of: str,
+    hinted: list[str],
+) -> None:
+    web = "web.example.com"
+    node.rig.put(service(web, types=types, fallback=fallback, https={}))
+    if not gone:
+        node.rig.put(endpoint("w20", "192.0.2.20", "2001:db8::20", site="berlin", service=web))
+    await node.rig.publish()
+    told = node.explain(web, "HTTPS")
+    assert (told["rung"], told["addresses"]) == (rung, hinted)
+    assert told["why"]["hints"].endswith(f"are those of {of}")
+    assert node.rig.publisher.live.refused == {}
+
+
+async def test_https_of_a_service_that_declares_none(node: Node) -> None:
+    told = node.explain(SERVICE, "HTTPS")
+    assert (told["rcode"], told["why"]) == ("NOERROR", {"choice": "the name has no records of this type"})
+
+
 async def test_rungs_and_fences(node: Node) -> None:
     told = node.explain(FENCED, subnet="20.0.0.0/24")
     assert (told["addresses"], told["candidates"]) == (["203.0.113.1"], [])
