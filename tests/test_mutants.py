@@ -57,6 +57,8 @@ MUTANTS: Final = [
     ("limits", "dnsd/dns/guard.py", ">> 8 | 1 << 56", ">> 8"),
     ("limits", "dnsd/dns/guard.py", "(\">Q8x\")", "(\">8xQ\")"),
     ("limits", "dnsd/dns/guard.py", "kind += _RAISED", "kind += 0"),
+    ("limits", "dnsd/dns/guard.py", "longest4 > 24", "longest4 > 25"),
+    ("limits", "dnsd/dns/guard.py", "longest6 > 56", "longest6 > 57"),
     ("limits", "dnsd/dns/guard.py", "if empty_at <= _TIME:\n", "if empty_at <= 0:\n"),
     ("limits", "dnsd/dns/guard.py", "(ahead <= ahead_beside <= _AHEAD)", "(ahead >= ahead_beside)"),
     ("limits", "dnsd/dns/guard.py", "hash((self._key, prefix", "hash((str(self._key), prefix"),

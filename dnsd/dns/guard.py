@@ -45,7 +45,9 @@ class Guard:
     rates, those of `exempt` none. `key`, 64 bits, is the same in all workers. `now` is set by `tick`, once a batch.
     """
 
-    __slots__ = ("_exempt", "_key", "_listed", "_mask", "_pace", "_raised", "_slipped", "_table", "now")
+    __slots__ = (
+        "_apart4", "_apart6", "_exempt", "_key", "_mask", "_pace", "_raised", "_slipped", "_some_exempt", "_table",
+        "now")
 
     def __init__(self, table: MutableSequence[int], *, answers: int, others: int, burst_s: float, raised_by: int,
                  exempt: Prefixes, raised: Prefixes, key: int) -> None:
@@ -55,7 +57,10 @@ class Guard:
         self._mask = len(table) - 1
         self._key = key
         self._exempt, self._raised = exempt, raised
-        self._listed = bool(exempt or raised)
+        self._some_exempt = bool(exempt)
+        # Where no list tells clients of one bucket apart, it is enough to ask whether one is exempt when it is over.
+        longest4, longest6 = exempt.longest()
+        self._apart4, self._apart6 = bool(raised) or longest4 > 24, bool(raised) or longest6 > 56
         usual = [_pace(answers, burst_s)] + [_pace(others, burst_s)] * (KINDS - 1)
         more = [_pace(answers * raised_by, burst_s)] + [_pace(others * raised_by, burst_s)] * (KINDS - 1)
         self._pace = (*usual, *[(0, 0)] * (_RAISED - KINDS), *more)
@@ -68,12 +73,15 @@ class Guard:
 
     def over(self, client: bytes, zone: int, kind: int) -> bool:
         """Take a token for a client (4 or 16 octets); True when there is none."""
-        if self._listed:
+        if len(client) == 4:
+            prefix, apart = _V4(client)[0] >> 8, self._apart4
+        else:
+            prefix, apart = _V6(client)[0] >> 8 | 1 << 56, self._apart6
+        if apart:
             if client in self._exempt:
                 return False
             if client in self._raised:
                 kind += _RAISED
-        prefix = _V4(client)[0] >> 8 if len(client) == 4 else _V6(client)[0] >> 8 | 1 << 56
         hashed = hash((self._key, prefix, zone << 4 | kind))  # of whole numbers only: every process has the same
         slot, tag = hashed & self._mask, hashed & _TAG
         table = self._table
@@ -87,7 +95,7 @@ class Guard:
         cost, most = self._pace[kind]
         ahead += cost
         if ahead > most:
-            return True
+            return not (self._some_exempt and client in self._exempt)
         table[slot] = tag | now + ahead & _TIME
         return False
 

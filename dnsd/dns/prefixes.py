@@ -43,6 +43,11 @@ class Prefixes:
                 return True
         return False
 
+    def longest(self) -> tuple[int, int]:
+        """The longest IPv4 and IPv6 prefix in bits; 0 also where there is none."""
+        shifts4, shifts6 = [shift for shift, _ in self._v4], [shift for shift, _ in self._v6]
+        return 32 - min(shifts4, default=32), 128 - min(shifts6, default=128)
+
     def __bool__(self) -> bool:
         """Whether there is any prefix."""
         return bool(self._v4 or self._v6)

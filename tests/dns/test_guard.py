@@ -94,6 +94,19 @@ def test_exempt_clients_are_never_over_and_take_nothing_from_their_neighbours(ki
     assert through(it, 50, client, kind=kind) == 50
 
 
+@pytest.mark.parametrize(("prefix", "inside", "outside"), [
+    ("127.0.0.0/8", "127.9.9.9", "128.0.0.1"), ("192.0.2.0/24", "192.0.2.255", "192.0.3.0"),
+    ("192.0.2.0/25", "192.0.2.127", "192.0.2.128"), ("2001:db8::/56", "2001:db8:0:ff::", "2001:db8:0:100::"),
+    ("2001:db8::/57", "2001:db8:0:7f::", "2001:db8:0:80::")])
+def test_prefixes_that_are_exempt(prefix: str, inside: str, outside: str) -> None:
+    """Those longer than a bucket's are looked at first, the others when a bucket is empty; nobody sees which."""
+    it = guard(exempt=(prefix,))
+    for _ in range(2):
+        assert through(it, 50, ip_address(inside).packed) == 50
+    assert through(it, 50, ip_address(outside).packed) == 10
+    assert through(it, 50, ip_address(inside).packed) == 50
+
+
 @pytest.mark.parametrize("kind", range(KINDS))
 def test_raised_clients_get_that_much_more_and_beside_their_neighbours(kind: int) -> None:
     it = guard(raised=("192.0.2.53", "2001:db8::/32"), raised_by=20)

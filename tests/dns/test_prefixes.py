@@ -51,3 +51,10 @@ def test_as_ipaddress_says(texts: list[str], data: st.DataObject) -> None:
     anywhere = st.ip_addresses() | st.sampled_from(near) if near else st.ip_addresses()
     address = data.draw(anywhere)
     assert (address.packed in prefixes) == any(address in network for network in networks)
+
+
+@pytest.mark.parametrize(("texts", "longest"), [
+    ([], (0, 0)), (["0.0.0.0/0", "::/0"], (0, 0)), (["10.0.0.0/8", "192.0.2.0/24", "10.1.0.0/16"], (24, 0)),
+    (["2001:db8::/56", "192.0.2.1"], (32, 56)), (["::1", "127.0.0.0/8"], (8, 128))])
+def test_longest(texts: list[str], longest: tuple[int, int]) -> None:
+    assert Prefixes(texts).longest() == longest
