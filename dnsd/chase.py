@@ -21,6 +21,7 @@ CHAIN_MAX: Final = 9
 """Aliases followed for one question; a chain that goes on is left where it is, for the resolver to follow."""
 
 _ANY: Final = b"\0\xff\0\1"
+_IN: Final = b"\0\1"
 _HINFO: Final = b"\xc0\x0c\0\x0d\0\1\0\0\x0e\x10\0\x09\x07RFC8482\0"
 
 
@@ -35,6 +36,10 @@ REFUSED: Final[Outcome] = (
     wire.error_option(types.EDE_NOT_AUTHORITATIVE, "no zone of this server holds the name"), metrics.KIND_REFUSED)
 
 NOT_HERE: Final[Outcome] = (wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0, b"", metrics.KIND_REFUSED)
+
+NO_TRANSFER: Final[Outcome] = (
+    wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0,
+    wire.error_option(types.EDE_PROHIBITED, "transfers are not for you"), metrics.KIND_REFUSED)
 
 NO_SUCH_ZONE: Final[Outcome] = (
     wire.heads(types.NOTAUTH, aa=False), b"", types.NOTAUTH, 0,
@@ -57,8 +62,10 @@ def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSeq
 def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
     """The answer at a node that has no finished entry for the question."""
     name, key, tail, _, _, _ = asked
-    if _is_foreign(key):
-        return NO_SUCH_ZONE if _is_transfer(key) and (node.name != name or not node.flags & layout.N_APEX) else NOT_HERE
+    if _is_transfer(key):
+        return NO_TRANSFER if node.name == name and node.flags & layout.N_APEX else NO_SUCH_ZONE
+    if key[2:] != _IN:
+        return NOT_HERE
     if node.cut is not None and (node.cut is not node or key != KEY_DS):
         return _referral(tail, node.cut)
     if node.flags & layout.N_CNAME and key != KEY_CNAME:
@@ -66,11 +73,6 @@ def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int])
     if key == _ANY and not node.flags & layout.N_EMPTY:
         return wire.heads(answers=1), _HINFO, 0, 0, b"", metrics.KIND_ANY  # RFC 8482 §4.2
     return _ends(asked, node, image, count) or _denial(name, _denier(key, node, image), types.NOERROR)
-
-
-def _is_foreign(key: bytes) -> bool:
-    """Another class than IN, or a transfer: not from here, wherever the name lies."""
-    return key[2:] != b"\0\1" or _is_transfer(key)
 
 
 def _is_transfer(key: bytes) -> bool:
@@ -91,8 +93,10 @@ def _from_encloser(asked: Asked, node: Node, image: Image, count: MutableSequenc
     name, key, tail, _, _, _ = asked
     if node.name == name:
         return present(asked, node, image, count)
-    if _is_foreign(key):
-        return NO_SUCH_ZONE if _is_transfer(key) else NOT_HERE
+    if _is_transfer(key):
+        return NO_SUCH_ZONE
+    if key[2:] != _IN:
+        return NOT_HERE
     if node.cut is not None:
         return _referral(tail, node.cut)
     if node.flags & layout.N_DNAME:

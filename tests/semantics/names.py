@@ -171,6 +171,8 @@ TYPES = [
     Row("8482 §4.4: ANY over TCP is no more", "www.t ANY +tcp", "NOERROR aa", [f"www.t. {HINFO}"]),
     Row("1035 §3.2.3: MAILA and MAILB are types that no name has", "www.t MAILA", "NOERROR aa", au=[T_SOA]),
     Row("5936 §2.2.1: a transfer is refused", "t AXFR +tcp", "REFUSED"),
+    Row("8914 §4.19: and why", "t AXFR +tcp +edns", "REFUSED", opt="ede=18"),
+    Row("8914 §4.21: of what is no zone of ours, and why", "www.t IXFR +tcp +edns", "NOTAUTH", opt="ede=20"),
     Row("5936 §4.2: over UDP too", "t AXFR", "REFUSED"),
     Row("1995 §2: IXFR without the SOA it starts from", "t IXFR", "REFUSED"),
     Row("5936 §2.2.1: of what is no zone of ours", "www.t AXFR +tcp", "NOTAUTH"),
