@@ -14,6 +14,7 @@ from dnsd.compile import service as compile_service
 from dnsd.control import publish
 from dnsd.dns import names, types
 from dnsd.image import frames, layout
+from dnsd.image.record import Plan
 from dnsd.model import MapView, RRset, Stamp
 from dnsd.serve.images import Images
 from tests.control.fleet_samples import SERVICE, endpoint, override, service, site
@@ -203,6 +204,52 @@ async def test_a_record_that_does_not_answer_is_not_published(make: Make, monkey
     await rig.publish()
     assert rig.workers[0].ask(SERVICE) == (0, [ADDRESS2])
     assert rig.publisher.live.refused == {}
+
+
+async def test_https_comes_changes_and_goes(make: Make) -> None:
+    """To own the type is structure, what it says is a record's."""
+    rig = await make(service(types=["A"]), A1)
+    (worker, *_) = rig.workers
+    assert worker.ask(SERVICE, types.HTTPS) == (0, [])
+    hint = b"\0\4\0\4" + ADDRESS1
+    for https, params, kind in (
+        ({}, hint, layout.F_REMAP),
+        ({"alpn": ["h2"]}, b"\0\1\0\3\2h2" + hint, layout.F_RECORDS),
+        ({"port": 8443, "alpn": ["h2"]}, b"\0\1\0\3\2h2\0\3\0\2\x20\xfb" + hint, layout.F_RECORDS),
+    ):
+        rig.put(service(types=["A"], https=https))
+        await rig.publish()
+        assert worker.frames[-1].kind == kind
+        assert worker.ask(SERVICE, types.HTTPS) == (0, [b"\0\1\0" + params])
+        assert worker.ask(SERVICE) == (0, [ADDRESS1])
+    rig.drop(A1)
+    await rig.publish()
+    assert worker.ask(SERVICE, types.HTTPS) == worker.ask(SERVICE) == (SERVFAIL, [])
+    rig.put(service(types=["A"]), A1)
+    await rig.publish()
+    assert worker.ask(SERVICE, types.HTTPS) == (0, [])
+    assert rig.publisher.live.counts.refused == 0
+
+
+@pytest.mark.parametrize("wrong", [
+    lambda rr: rr.replace(b"\2h2", b"\2h3"), lambda rr: rr.replace(ADDRESS2, ADDRESS1),
+    lambda rr: rr.replace(b"\0\0\0\x08", b"\0\0\0\x09"), lambda rr: rr.replace(b"\0\x41", b"\0\x40")],
+    ids=["parameter", "hint", "ttl", "type"])
+async def test_an_https_record_that_says_something_else_is_not_published(
+    make: Make, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[bytes], bytes],
+) -> None:
+    rig = await make(service(https={"alpn": ["h2"]}), A1)
+    before = rig.workers[0].ask(SERVICE, types.HTTPS)
+    real = Plan.https
+    with monkeypatch.context() as patched:
+        patched.setattr(Plan, "https", lambda *args: wrong(real(*args)))
+        rig.put(A2)
+        rig.drop(A1)
+        await rig.publish()
+        [fault] = rig.publisher.live.refused.values()
+        assert fault.startswith("api.example.com. HTTPS: ")
+    assert rig.workers[0].ask(SERVICE, types.HTTPS) == before
+    assert rig.workers[0].ask(SERVICE) == (0, [ADDRESS1])
 
 
 async def test_a_record_that_cannot_be_made_stays_as_it_was(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,11 +81,28 @@ def test_view_carries_the_policy_and_the_endpoint_numbers() -> None:
     ([service(fallback=ANYCAST)], (), {types.A, types.AAAA}),
     ([service(types=["AAAA"]), A1], ("A",), {types.AAAA}),
     ([service(types=[]), A1], ("A",), set()),
+    ([service(https={}), A1], (), {types.A, types.HTTPS}),
+    ([service(https={}), A1], ("AAAA",), {types.A, types.AAAA, types.HTTPS}),
+    ([service(https={}, types=["AAAA"]), A1], (), {types.AAAA, types.HTTPS}),
+    ([service(https={})], (), {types.HTTPS}),
 ])
 def test_owned_types(objects: list[Model], owned: tuple[str, ...], expected: set[int]) -> None:
     made = fleet(*objects)
     made.owned = {SERVICE: frozenset(owned)}
     assert resolve.resolve(made, SERVICE, {}, NOW).view.types == expected
+
+
+@pytest.mark.parametrize(("https", "params"), [
+    (None, ()), ({}, ()), ({"alpn": ["h2", "http/1.1"]}, ((1, b"\2h2\x08http/1.1"),)),
+    ({"port": 443}, ((3, b"\1\xbb"),)), ({"ech": "AAj+DQAEYWJjZA=="}, ((5, b"\0\x08\xfe\x0d\0\4abcd"),)),
+    ({"ech": "AAj+DQAEYWJjZA==", "port": 1, "alpn": ["h3"]},
+     ((1, b"\2h3"), (3, b"\0\1"), (5, b"\0\x08\xfe\x0d\0\4abcd"))),
+])
+def test_https_as_svcparams(https: dict[str, object] | None, params: tuple[tuple[int, bytes], ...]) -> None:
+    """RFC 9460 §7.1, §7.2; RFC 9848 §3 for ech."""
+    view = resolve.resolve(fleet(service(https=https), A1), SERVICE, {}, NOW).view
+    assert view.https == params
+    assert (types.HTTPS in view.types) is (https is not None)
 
 
 @pytest.mark.parametrize(("level", "points"), [(0, 1000), (4, 500), (7, 125)])
