@@ -45,6 +45,11 @@ class Answers:
         self._contexts = {udp: Context([0] * metrics.SLOTS, tcp=not udp, node=control.node) for udp in (True, False)}
         self._reported = float("-inf")
 
+    def described(self) -> dict[str, Any]:
+        """For people."""
+        return {"transfers": self.counts["transfers"], "bad_signatures": {
+            error: self.counts[error] for error in ("BADKEY", "BADSIG", "BADTIME", "BADTRUNC")}}
+
     def messages(self, ask: desk.Ask) -> Messages:
         """One or more messages, made when they are asked for. Nothing is raised."""
         try:
@@ -148,7 +153,8 @@ class Desk:
 
     def described(self) -> dict[str, Any]:
         """For people."""
-        return {**self.counts, "open": sum(len(line.streams) for line in self._lines)}
+        return {"asked": self.counts["asked"], "over_rate": self.counts["over"],
+                "open": sum(len(line.streams) for line in self._lines)}
 
     def _readable(self, line: _Line) -> None:
         """A few words of one worker; then others have their turn."""

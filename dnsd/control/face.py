@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -51,6 +51,7 @@ class Control:
         self.intake, self.lease_clock, self.zones, self.clock = intake, lease_clock, zones, clock
         self.capture: Capture | None = None
         self.secondaries: Secondaries | None = None
+        self.desk: Callable[[], dict[str, Any]] = dict  # what has been asked of it
         self.ecs_from: Prefixes | None = None  # whose client subnets are believed; None: everybody's
         self.draining = False
         self.zone_faults: list[Fault] = []
@@ -121,6 +122,7 @@ class Control:
             "zones": self._zones(),
             "maps": self.maps.described(),
             "capture": self._captures(),
+            "desk": self.desk(),
             "last_good": list(self._last_good())[:LISTED],
             "conditions": details["conditions"],
         }

@@ -31,6 +31,7 @@ from dnsd.model import RRset, ServiceView, ZoneView
 MESSAGE: Final = 16384  # octets of a message at most, if no single record needs more
 RECORD_MAX: Final = 60_000  # octets of an rdata that surely fits a message with all else there
 KEY: Final = "key:"
+NOT_READY: Final = 14  # RFC 8914 §4.15
 _ADDRESSES: Final = (types.A, types.AAAA)
 
 
@@ -185,7 +186,7 @@ class Served(Protocol):
 
     @property
     def zones(self) -> frozenset[bytes]:
-        """See `Serials`."""
+        """See `Serials`; none before the first image."""
 
 
 class Transfers:
@@ -198,6 +199,9 @@ class Transfers:
     def answer(self, question: Question, query: tsig.Query, client: bytes, *, udp: bool) -> Iterator[bytes]:
         """The messages, not signed yet; each leaves room for the signature. At least one."""
         apex = question.apex
+        if not self._served.zones:
+            yield question.refusal(types.SERVFAIL, NOT_READY, "zones are still being read")
+            return
         if apex not in self._served.zones or question.asked.class_ != types.IN:
             yield question.refusal(types.NOTAUTH, types.EDE_NOT_AUTHORITATIVE, "not a zone of this server")
             return
