@@ -19,11 +19,12 @@ from tests.node import ROOT
 
 TESTS: Final = {
     "steer": ["tests/steer"],
-    "image": ["tests/image", "tests/test_answer_services.py"],
+    "image": ["tests/image", "tests/test_answer_services.py", "tests/test_answer_https.py"],
     "dns": ["tests/dns", "tests/test_answer.py"],
     "limits": ["tests/dns/test_guard.py", "tests/dns/test_cookies.py", "tests/dns/test_prefixes.py",
                "tests/test_answer_limits.py"],
-    "answer": ["tests/test_answer.py", "tests/test_answer_names.py", "tests/test_answer_services.py"],
+    "answer": ["tests/test_answer.py", "tests/test_answer_names.py", "tests/test_answer_services.py",
+               "tests/test_answer_https.py"],
     "compile": ["tests/compile", "tests/test_answer_services.py"],
 }
 
@@ -77,6 +78,12 @@ MUTANTS: Final = [
     ("limits", "dnsd/answer.py", "_SLIPPED: Final = wire.heads(aa=False, tc=True)", "_SLIPPED: Final = wire.heads()"),
     ("answer", "dnsd/choose.py", "if ecs is None or not ecs[2]:\n        row", "if ecs is None:\n        row"),
     ("answer", "dnsd/choose.py", "max(scope, length) if from_ecs", "min(scope, length) if from_ecs"),
+    ("answer", "dnsd/choose.py", "if slot != metrics.LADDER_EMPTY:", "if True:"),
+    ("answer", "dnsd/choose.py", "max(a[2], aaaa[2])", "min(a[2], aaaa[2])"),
+    ("answer", "dnsd/choose.py", "(image, plan, 1, client, ecs", "(image, plan, 1, client, None"),
+    ("answer", "dnsd/choose.py", "told = dict.fromkeys(", "told = list("),
+    ("image", "dnsd/image/record.py", "self.https_rest, b\"\\0\\6\"", "b\"\", b\"\\0\\6\""),
+    ("image", "dnsd/compile/service.py", "in sorted(values)", "in values"),
     ("answer", "dnsd/chase.py", "types.NXDOMAIN)\n", "types.NOERROR)\n"),
     ("answer", "dnsd/chase.py", "(node.cut is not node or key != KEY_DS)", "(node.cut is not node)"),
     ("answer", "dnsd/answer.py", "packet[2] & 0xF8", "packet[2] & 0x78"),

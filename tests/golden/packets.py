@@ -9,14 +9,16 @@ They hold what tables cannot: the very octets, draws among them. A compiled engi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dnsd import metrics
 from dnsd.compile import image as compiler
+from dnsd.dns import types
 from dnsd.image.reading import Image
 from dnsd.image.table import MapTable
-from dnsd.model import Fence, MapView, Policy
+from dnsd.model import EndpointView, Fence, MapView, Policy, ServiceView
 from tests.golden.world import (
     EXAMPLE,
     STAMP,
@@ -44,6 +46,8 @@ www.example.com ANY | al.example.com ANY | example.com AXFR | example.com SOA | 
 odd.example.com TYPE65400 | nul\\000octet.example.com A | huge.example.com TXT
 api.example.com A | x.svc.example.com AAAA | v4only.example.com AAAA | dark.example.com A | half.example.com A
 fall.example.com A | fall.example.com AAAA | stale.example.com A | panic.example.com A | all.example.com A
+web.example.com HTTPS | rest.example.com HTTPS | both.example.com HTTPS | api.example.com HTTPS
+alweb.example.com HTTPS
 all.example.com AAAA | geo.example.com A | geo.example.com AAAA | region.example.com A | sticky.example.com AAAA
 """
 SUBNETS = ["10.0.0.0/24", "10.0.6.0/23", "10.1.7.0/24", "10.0.0.0/8", "11.22.33.0/24", "0.0.0.0/0", "192.0.2.53/32",
@@ -79,17 +83,25 @@ def door() -> Door:
         *standard_services(), service("geo.example.com", *three),
         service("region.example.com", *three, policy=Policy(fence=Fence.REGION, take=2), fallback=["203.0.113.7"]),
         service("sticky.example.com", *three, policy=Policy(split4=20, split6=40)),
+        web("web.example.com", *three), web("rest.example.com", last_good=["203.0.113.8"]),
+        web("both.example.com", *three, policy=Policy(take=2), panic=True),
     ]
     rows = [[(0, 0)] * 3, [(0, 24), (5, 16), (13, 0)], [(13, 0), (5, 1), (0, 16)]]
     runs4 = [(0, 0), (v4("10.0.0.0"), 1), (v4("10.0.6.0"), 2), (v4("10.2.0.0"), 0)]
     runs6 = [(0, 0), (v6("2400::"), 1), (v6("2400:0:0:600::"), 2), (v6("2401::"), 0)]
-    zones = [zone("example.com", EXAMPLE), zone("nested.example.com", "www A 192.0.2.50\n"),
+    zones = [zone("example.com", EXAMPLE + "alweb CNAME web\n"), zone("nested.example.com", "www A 192.0.2.50\n"),
              zone("far.away.nested2.example.com", ""), zone("example.org", "www A 192.0.2.60\n")]
     built = compiler.build(zones, services, [MapView(0, "map", ("s0", "s1", "s2"))], STAMP, 0)
     held = Image(built.data)
     fine = [(0xC0000235, 0xC0000235, 2)]
     held.set_map(0, MapTable(table_bytes(3, rows, runs4, runs6, fine)))
     return Door(held)
+
+
+def web(owner: str, *live: EndpointView, **more: Any) -> ServiceView:
+    """A service with an HTTPS record that says all it can."""
+    made = service(owner, *live, types=[types.A, types.AAAA, types.HTTPS], **more)
+    return replace(made, https=((1, b"\2h2\2h3"), (3, b"\x20\xfb"), (5, b"\0\x08\xfe\x0d\0\4abcd")))
 
 
 def questions() -> Iterator[tuple[str, bytes]]:
@@ -101,6 +113,7 @@ def questions() -> Iterator[tuple[str, bytes]]:
     for subnet in SUBNETS:
         for name in ("geo", "region", "sticky", "all", "www"):
             yield f"{name} +subnet={subnet}", query(f"{name}.example.com", ecs=subnet)
+        yield f"web HTTPS +subnet={subnet}", query("web.example.com", "HTTPS", ecs=subnet)
     yield from ODD.items()
 
 
