@@ -51,7 +51,7 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
         tail = end + 4
         if packet[11]:
             if packet[tail : tail + 3] != wire.OPT_START:
-                return odd.reply_signed(packet, tail, ctx)
+                return odd.reply_signed(packet, tail, client, ctx)
             opt = wire.parse_opt(packet, tail)
             ctx.count[metrics.EDNS] += 1
             if ctx.ecs_from is not None and opt[3] is not None and client not in ctx.ecs_from:
@@ -60,9 +60,9 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
         elif tail == len(packet):
             opt = wire.NO_OPT
         else:
-            return odd.malformed(packet, ctx)
+            return odd.malformed(packet, client, ctx)
     except FormError:
-        return odd.malformed(packet, ctx)
+        return odd.malformed(packet, client, ctx)
     ask = (packet, tail, opt, client, image, now, ctx)
     if opt[1]:
         return _finish(ask, wire.heads(aa=False), b"", rcode=types.BADVERS, kind=metrics.KIND_BADVERS)
@@ -202,7 +202,7 @@ def _held(ask: _Ask, kind: int, node: Node | None) -> bytes | None:
         if valid:
             ctx.count[metrics.LIMITED_EXCUSED] += 1
             return _PASSED
-    if not guard.slip():
+    if ctx.shed > 1 or not guard.slip():
         ctx.count[metrics.LIMITED_DROPPED] += 1
         return None
     if cookie:

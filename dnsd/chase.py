@@ -35,7 +35,9 @@ REFUSED: Final[Outcome] = (
     wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0,
     wire.error_option(types.EDE_NOT_AUTHORITATIVE, "no zone of this server holds the name"), metrics.KIND_REFUSED)
 
-NOT_HERE: Final[Outcome] = (wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0, b"", metrics.KIND_REFUSED)
+NOT_HERE: Final[Outcome] = (
+    wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0,
+    wire.error_option(types.EDE_NOT_SUPPORTED, "class IN only"), metrics.KIND_REFUSED)
 
 NO_TRANSFER: Final[Outcome] = (
     wire.heads(types.REFUSED, aa=False), b"", types.REFUSED, 0,

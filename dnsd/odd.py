@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import Final
 
 from dnsd import metrics
+from dnsd.chase import NO_SUCH_ZONE, NO_TRANSFER
 from dnsd.context import DESK, Context
 from dnsd.dns import types, wire
 from dnsd.dns.wire import FormError
 from dnsd.image import layout
 from dnsd.image.reading import Image
 
+_SOA: Final = types.SOA.to_bytes(2, "big")
 _ABOUT_ZONES: Final = frozenset((types.NOTIFY, types.UPDATE))
 
 
@@ -21,6 +23,8 @@ def reply(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) ->
     """The reply to a packet that is no plain query; None for a reply or a stump, which get none."""
     if len(packet) < 12 or packet[2] & 0x80:
         ctx.count[metrics.DROPPED] += 1
+        return None
+    if ctx.strict and _over(client, ctx):
         return None
     opcode = packet[2] >> 3 & 15
     if opcode:
@@ -30,13 +34,28 @@ def reply(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) ->
         if questions == b"\0\0" and packet[6:12] == b"\0\0\0\0\0\1":
             return _cookie_alone(packet, client, now, ctx)
         if questions == b"\0\1" and answers == b"\0\0":
-            return _neighbourly(packet, client, ctx)
+            return _neighbourly(packet, client, image, ctx)
     except FormError:
         pass
-    return malformed(packet, ctx)
+    return _malformed(packet, ctx)
 
 
-def malformed(packet: bytes, ctx: Context) -> bytes | None:
+def malformed(packet: bytes, client: bytes, ctx: Context) -> bytes | None:
+    """The reply to a query that cannot be read behind its header."""
+    return None if ctx.strict and _over(client, ctx) else _malformed(packet, ctx)
+
+
+def _over(client: bytes, ctx: Context) -> bool:
+    """Whether the client has had enough of such replies. There is no other way to tell it: what it sent is no query, or
+    nobody waits for the answer, as where a forged address makes a server of another kind talk to us."""
+    guard = ctx.guard
+    if guard is None or ctx.tcp or not guard.over(client, 0, 4):
+        return False
+    ctx.count[metrics.LIMITED_DROPPED] += 1
+    return True
+
+
+def _malformed(packet: bytes, ctx: Context) -> bytes | None:
     """FORMERR, with the question where it can be read, and EDNS where that was spoken (RFC 1035 §4.1.1, RFC 6891 §7).
 
     Two questions are none that can be sent back (RFC 9619 §4).
@@ -49,8 +68,10 @@ def malformed(packet: bytes, ctx: Context) -> bytes | None:
     return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, tail=tail, record=record)
 
 
-def reply_signed(packet: bytes, tail: int, ctx: Context) -> bytes | None:
+def reply_signed(packet: bytes, tail: int, client: bytes, ctx: Context) -> bytes | None:
     """The reply where the one additional record is no OPT at the root; FormError unless it is a TSIG."""
+    if ctx.strict and _over(client, ctx):
+        return None
     _, tsig_at = wire.tail(packet, tail, 0, 1)
     return _signed(packet, tail, 0, tsig_at, ctx)
 
@@ -72,7 +93,7 @@ def _other_opcode(packet: bytes, opcode: int, image: Image, ctx: Context) -> byt
     if opcode not in _ABOUT_ZONES:
         return _bare(packet, types.NOTIMP, metrics.KIND_NOTIMP, ctx, opcode=opcode)
     tail = _question_end(packet)
-    if tail == 12:
+    if tail == 12 or packet[tail - 4 : tail - 2] != _SOA:  # RFC 2136 §3.1.1, RFC 1996 §3.7
         return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, opcode=opcode)
     node = image.get(packet[12 : tail - 4].lower())
     rcode = types.REFUSED if node is not None and node.flags & layout.N_APEX else types.NOTAUTH  # RFC 2136 §3.1.2
@@ -85,10 +106,6 @@ def _cookie_alone(packet: bytes, client: bytes, now: int, ctx: Context) -> bytes
     if version or wishes is None or not wishes[1] or ctx.cookies is None:
         raise FormError
     cookie = wishes[1]
-    guard = ctx.guard
-    if ctx.strict and guard is not None and guard.over(client, 0, 4) and not guard.slip():
-        ctx.count[metrics.LIMITED_DROPPED] += 1
-        return None
     valid, data = ctx.cookies.answer(cookie, client, now)
     rcode = 0 if valid or len(cookie) == 8 else types.BADCOOKIE
     record = wire.opt(do, wire.option(types.OPTION_COOKIE, data), rcode >> 4)
@@ -96,8 +113,8 @@ def _cookie_alone(packet: bytes, client: bytes, now: int, ctx: Context) -> bytes
     return _bare(packet, rcode, metrics.KIND_COOKIE, ctx, record=record)
 
 
-def _neighbourly(packet: bytes, client: bytes, ctx: Context) -> bytes | None:
-    """Signed queries, and IXFR with the SOA that a secondary has (RFC 1995 §3)."""
+def _neighbourly(packet: bytes, client: bytes, image: Image, ctx: Context) -> bytes | None:
+    """Signed queries, and IXFR with the SOA that a secondary has (RFC 1995 §3), which is told what AXFR is."""
     tail = _question_end(packet)
     if tail == 12:
         raise FormError
@@ -110,8 +127,10 @@ def _neighbourly(packet: bytes, client: bytes, ctx: Context) -> bytes | None:
     if ctx.desk is not None and ctx.desk.takes(b"", packet[tail - 4 : tail], client):
         ctx.count[metrics.DESK] += 1
         return DESK
-    record = wire.asked_opt(packet, opt_at) if opt_at else b""
-    return _bare(packet, types.REFUSED, metrics.KIND_REFUSED, ctx, tail=tail, record=record)
+    node = image.get(packet[12 : tail - 4].lower())
+    _, _, rcode, _, options, kind = NO_TRANSFER if node is not None and node.flags & layout.N_APEX else NO_SUCH_ZONE
+    record = wire.opt(bool(packet[opt_at + 7] >> 7), options) if opt_at else b""
+    return _bare(packet, rcode, kind, ctx, tail=tail, record=record)
 
 
 def _question_end(packet: bytes) -> int:

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, settings
 from tests.node import Node, free_port, write_config
 
 IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
-REAL = {Path(__file__).parent / name for name in ("e2e", "neighbours", "oracle")}  # folders whose tests start real processes
+# Folders whose tests start real processes.
+REAL = {Path(__file__).parent / name for name in ("e2e", "neighbours", "oracle")}
 
 # The same examples every time, and no verdict over how busy the machine is.
 settings.register_profile("dnsd", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

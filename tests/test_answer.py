@@ -160,7 +160,9 @@ def test_update_and_notify_are_answered_cleanly(world: Door, opcode: int, zone_s
 
 
 @pytest.mark.parametrize("opcode", [4, 5])
-@pytest.mark.parametrize("packet", [header(questions=0), header(questions=2) + QUESTION * 2, header() + b"\xff" * 500])
+@pytest.mark.parametrize("packet", [
+    header(questions=0), header(questions=2) + QUESTION * 2, header() + b"\xff" * 500,
+    header() + QUESTION])  # a zone section names a zone by its SOA
 def test_update_and_notify_without_one_zone_are_malformed(world: Door, opcode: int, packet: bytes) -> None:
     reply = world.send(packet[:2] + bytes([opcode << 3]) + packet[3:])
     assert (reply.rcode, reply.message.opcode(), len(reply.octets)) == (FORMERR, opcode, 12)

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "choose": L0 | L1 | L2,
     "chase": L0 | L1 | L2 | {"choose"},
     "context": L0 | L1 | L2,
-    "odd": L0 | L1 | L2 | {"context"},
+    "odd": L0 | L1 | L2 | {"chase", "context"},
     "answer": L0 | L1 | L2 | {"chase", "choose", "context", "odd"},
     "compile": L0 | L1 | L2,
     "serve": L0 | L1 | L2 | {"answer", "context", "cookiefile", "disk"},

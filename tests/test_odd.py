@@ -16,6 +16,7 @@ import pytest
 from dnsd import metrics as m
 from dnsd.context import DESK, Desk
 from dnsd.dns.cookies import Cookies
+from dnsd.dns.guard import Guard
 from dnsd.dns.prefixes import Prefixes
 from tests.golden.world import NOW, RESOLVER, Door, query, standard, with_client
 
@@ -121,6 +122,10 @@ def test_ixfr_is_refused_unless_a_neighbour_asks(edns: bool) -> None:
     world = door()
     reply = world.send(packet)
     assert (reply.rcode, reply.message.edns) == (REFUSED, 0 if edns else -1)
+    told = reply.option(15)
+    assert (told is not None and told.to_wire()[:2] == b"\0\x12") is edns
+    below = door().send(ixfr("www.example.com", edns=edns))
+    assert below.rcode == NOTAUTH
     assert reply.octets[12:].startswith(packet[12:29])
     assert reply.moved == {m.KIND_REFUSED: 1, m.RCODE + REFUSED: 1}
     world.context.desk = NEAR
@@ -325,3 +330,22 @@ def test_what_is_known_and_good_is_never_shed(name: str, type_: str) -> None:
     expected = world.ask(name, type_)
     world.context.shed, world.context.strict = 3, True
     assert world.ask(name, type_) == expected
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("packet", [
+    b"\x12\x67" + bytes(10), query("www.example.com") + b"junk", b"\x12\x67\x10" + bytes(9), b"\x12\x67\x28" + bytes(9),
+    signed("www.example.com"), ixfr("example.com"), with_options((10, CLIENT), questions=0)])
+def test_over_its_rate_a_client_is_told_no_more_errors(packet: bytes) -> None:
+    """Whoever forges the address of another kind of server could make the two talk for ever."""
+    world = bakery()
+    world.context.guard = Guard(
+        [0] * 64, answers=9, others=2, burst_s=1.0, raised_by=1, exempt=Prefixes(()), raised=Prefixes(()), key=1)
+    world.context.guard.tick(10**9)
+    world.context.strict = True
+    assert [world.octets(packet)[0] is None for _ in range(4)] == [False, False, True, True]
+    assert world.count[m.LIMITED_DROPPED] == 2
+    tcp = bakery(tcp=True)
+    tcp.context.guard, tcp.context.strict = world.context.guard, True
+    assert tcp.octets(packet)[0] is not None

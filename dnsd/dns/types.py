@@ -56,6 +56,7 @@ EDE_OTHER: Final = 0
 EDE_STALE: Final = 3
 EDE_PROHIBITED: Final = 18
 EDE_NOT_AUTHORITATIVE: Final = 20
+EDE_NOT_SUPPORTED: Final = 21
 
 _NAMES: Final = {
     1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 13: "HINFO", 15: "MX", 16: "TXT", 17: "RP", 18: "AFSDB",

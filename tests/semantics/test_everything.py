@@ -19,7 +19,7 @@ from tests.semantics.world import CLIENT, door, world
 WHOLE = os.environ.get("TEST_EVERYTHING") == "1"
 CLASSES = (0, 1, 3, 4, 254, 255)
 SAMPLE = sorted({*range(300), *range(300, 65536, 61), *range(65500, 65536)})
-TRANSFERS, IN, CH = (251, 252), 1, 3
+TRANSFERS, SOA, IN, CH = (251, 252), 6, 1, 3
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def held() -> Image:
 def may(opcode: int, class_: int, type_: int) -> tuple[int, ...]:
     """The rcodes that are defined for a question about a name of ours."""
     if opcode in (4, 5):
-        return (9,)  # the name asked is no apex
+        return (9,) if type_ == SOA else (1,)  # the name asked is no apex; a zone is named by its SOA (RFC 2136 §3.1.1)
     if opcode:
         return (4,)
     if class_ != IN:
