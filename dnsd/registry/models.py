@@ -22,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    WithJsonSchema,
     field_serializer,
     field_validator,
     model_validator,
@@ -155,8 +156,9 @@ class Https(Model):
     alpn: tuple[Annotated[str, StringConstraints(pattern=r"^[!-+\--\[\]-~]{1,255}$")], ...] = Field(
         default=(), max_length=8, description="protocols, as h2 and h3, beside HTTP/1.1")
     port: int | None = Field(default=None, ge=1, le=65535, description="left out: 443")
-    ech: Annotated[bytes, BeforeValidator(_ech)] | None = Field(
-        default=None, description="ECHConfigList in base64")
+    ech: Annotated[
+        bytes, BeforeValidator(_ech), WithJsonSchema({"type": "string", "contentEncoding": "base64"})] | None = Field(
+        default=None, description="ECHConfigList in base64, at most 4096 octets")
 
     @field_validator("alpn")
     @classmethod

@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dns.message
 import dns.rcode
@@ -23,6 +24,7 @@ $TTL 300
 ns1 A 127.0.0.1
 static A 192.0.2.81
 www CNAME static
+web HTTPS 1 static alpn=h2
 big TXT "{}"
 """.format('" "'.join("x" * 200 for _ in range(8)))
 FLEET = {
@@ -31,6 +33,8 @@ FLEET = {
                   "https": {"alpn": ["h2", "h3"], "port": 8443}}],
     "endpoints": [{"id": "one", "service": "api.demo.example", "site": "fra", "a": "192.0.2.1", "aaaa": "2001:db8::1"}],
 }
+
+ANY = {"If-Match": "*"}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +56,43 @@ def test_https_hints_at_what_a_and_aaaa_say(server: Node) -> None:
     """RFC 9460 §7.3."""
     told = server.dig("+short", "api.demo.example", "HTTPS").strip()
     assert told == '1 . alpn="h2,h3" port=8443 ipv4hint=192.0.2.1 ipv6hint=2001:db8::1'
+
+
+def test_https_follows_every_client_and_every_change(server: Node) -> None:
+    """Declared, changed and taken back by the API; hints as dig gets A and AAAA from the same subnet."""
+    name = "shop.demo.example"
+    service = {"ttl": 86400, "policy": {"preset": "weighted", "take": 2, "split4": 24, "split6": 56}}
+
+    def put(path: str, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        reply = server.api("PUT", path, body, headers=headers)
+        assert reply.status < 300, reply
+        server.wait_version(reply.body["version"])
+
+    put(f"/v1/services/{name}", {**service, "https": {}})
+    for n in range(1, 6):
+        families = {"a": f"198.51.100.{n}"} | ({"aaaa": f"2001:db8:5::{n}"} if n % 2 else {})
+        put(f"/v1/endpoints/{name}/e{n}", {"site": "fra", **families})
+    drawn = set()
+    for subnet in ("10.1.0.0/24", "10.2.0.0/24", "10.3.0.0/24", "2400:1::/56", "2400:2::/56", "0.0.0.0/0"):
+        asked = ("+short", f"+subnet={subnet}", name)
+        a, aaaa = (server.dig(*asked, type_).split() for type_ in ("A", "AAAA"))
+        assert (len(a), len(aaaa)) == (2, 2)
+        for type_ in ("HTTPS", "TYPE65"):
+            assert server.dig(*asked, type_).split() == [
+                "1", ".", "ipv4hint=" + ",".join(a), "ipv6hint=" + ",".join(aaaa)]
+        drawn.add((*a, *aaaa))
+    assert len(drawn) > 1
+    put(f"/v1/services/{name}", {**service, "https": {"alpn": ["h3"], "port": 444, "ech": "AAj+DQAEYWJjZA=="}}, ANY)
+    told = server.dig("+short", name, "HTTPS")
+    assert re.fullmatch(r'1 \. alpn="h3" port=444 ipv4hint=\S+ ech=AAj\+DQAEYWJjZA== ipv6hint=\S+\n', told)
+    put(f"/v1/services/{name}", service, ANY)
+    assert "ANSWER: 0, AUTHORITY: 1" in server.dig(name, "HTTPS")
+    bad = server.api("PUT", f"/v1/services/{name}", {"https": {"alpn": ["h2", "h2"], "port": 0, "ech": "?"}},
+                     headers=ANY)
+    assert (bad.status, [fault["pointer"] for fault in bad.body["faults"]]) == (
+        422, ["/https/alpn", "/https/port", "/https/ech"])
+    static = server.api("PUT", "/v1/services/web.demo.example", {"https": {}})
+    assert (static.status, static.body["faults"][0]["message"]) == (422, "the zone has static HTTPS here")
 
 
 def test_too_long_for_udp_is_truncated_and_whole_over_tcp(server: Node) -> None:
