@@ -107,6 +107,9 @@ class _Zone:
                     self._fault(place, f"{_text(owner)}: {types.type_text(type_)} beside the CNAME at {cname}")
             if types.DNAME in held:
                 dnames.add(owner)
+                for target, place in self.found[owner, types.DNAME].rdatas.items():
+                    if names.under(_lower(target), owner):
+                        self._warn(place, f"{_text(owner)}: the DNAME leads below itself, to names without end")
         for owner in self.owners if dnames else ():
             above = next((name for name in names.parents(owner) if name in dnames), None)
             if above is not None:

@@ -229,6 +229,7 @@ def test_faults_are_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("entries", "left_out", "warning"), [
+    ("a DNAME x.A", [], "leads below itself"), ("a DNAME a", [], "leads below itself"), ("a DNAME b", [], ""),
     ("sub NS ns1\nx.sub TXT gone", [("x.sub", 16)], "below the cut sub.example.com. is never answered"),
     ("sub NS ns1\nsub TXT gone", [("sub", 16)], "at the cut sub.example.com. is never answered"),
     ("sub NS ns1\nsub DS 1 8 2 " + "00" * 32, [], ""),
