@@ -160,8 +160,10 @@ class Serials:
         for content in contents:
             apex = content.zone.apex
             digest, served = self._served(apex)
-            asked.append(ZoneContent(names.to_text(apex), content.digest, content.serial, served,
-                                     digest == content.digest))
+            # Under a provisional serial there may have been two contents; secondaries have either, and need a new one.
+            alone = list(self._known.get(apex, {}).values()).count(served or 0) < 2
+            asked.append(ZoneContent(
+                names.to_text(apex), content.digest, content.serial, served, digest == content.digest and alone))
         try:
             serials = await self._store.serials(asked)
         except RegistryError as error:

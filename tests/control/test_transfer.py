@@ -186,7 +186,8 @@ def test_ixfr(theirs: int, udp: bool, whole: bool) -> None:
     content = made(world.zone("demo.example.", "www A 192.0.2.1"), serial=9)
     query = dns.message.make_query("demo.example", "IXFR", use_edns=0)
     query.authority.append(dns.rrset.from_text("demo.example.", 0, "IN", "SOA", f"ns. h. {theirs} 0 0 0 0"))
-    [reply] = [dns.message.from_wire(each, xfr=True, one_rr_per_rrset=True) for each in answers(content, query, udp=udp)]
+    [message] = answers(content, query, udp=udp)
+    reply = dns.message.from_wire(message, xfr=True, one_rr_per_rrset=True)
     assert reply.answer[0][0].serial == 9
     assert len(reply.answer) == (sum(len(each.rdatas) for each in content.zone.rrsets) + 1 if whole else 1)
 
