@@ -12,7 +12,7 @@ import dns.edns
 import dns.rdatatype
 import dns.rdtypes.svcbbase as svcb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnsd import metrics as m
@@ -20,7 +20,8 @@ from dnsd.compile import zones as tree
 from dnsd.dns import types
 from dnsd.image.table import MapTable
 from dnsd.model import Fence, MapView, Policy, ServiceView
-from tests.golden.world import Door, Reply, endpoint, image, service, table_bytes, v4, v6, zone
+from tests.golden.world import Door, Reply, endpoint, image, service, table_bytes, v4, v6, wire, zone
+from tests.image.test_record import services
 
 SITES = ("s0", "s1", "s2")
 ROWS = [[(0, 0)] * 3, [(0, 24), (5, 16), (13, 0)], [(13, 0), (5, 0), (0, 24)]]
@@ -99,6 +100,25 @@ def test_hints_are_what_a_and_aaaa_give(name: str, ecs: str | None, now: int, cl
     assert both.rcode == 0
     assert hints(both) == (four.addresses if four.rcode == 0 else [], six.addresses if six.rcode == 0 else [])
     assert both.scope == (None if ecs is None else max(four.scope or 0, six.scope or 0))
+
+
+@settings(max_examples=80)
+@given(services, st.booleans(), CLIENTS, st.integers(1_700_000_000, 1_700_100_000))
+def test_hints_of_any_service(view: ServiceView, known: bool, ecs: str | None, now: int) -> None:
+    """Whatever its policy, endpoints, rungs and parameters; with its map and before it is there."""
+    view = replace(view, owner=wire("any.example.com"), types=view.types | {types.HTTPS}, https=PARAMS)
+    held = image([zone("example.com", "")], [view], [MapView(0, "all", SITES)], {0: MapTable(TABLE)} if known else {})
+    four, six, both = (Door(held, tcp=True, now=now, client=bytes((10, 0, 7, 7))).ask("any.example.com", type_, ecs=ecs)
+                       for type_ in ("A", "AAAA", "HTTPS"))
+    if not four.answer and not six.answer:
+        assert (both.rcode, both.answer) == (2, [])
+        return
+    assert hints(both) == (four.addresses, six.addresses)
+    assert both.scope == (None if ecs is None else max(four.scope or 0, six.scope or 0))
+    assert {rrset.ttl for rrset in both.message.answer} == {view.ttl}
+    assert set(errors(both)) == {told for reply in (four, six) if reply.answer for told in errors(reply)}
+    moved = {slot for reply in (four, six) if reply.answer for slot in reply.moved}
+    assert both.moved == dict.fromkeys(moved, 1)
 
 
 @pytest.mark.parametrize("name", [*NAMES, ""])
