@@ -47,7 +47,7 @@ class Target:
     apex: bytes
     host: str
     port: int
-    key: dns.tsig.Key | None = None
+    key: dns.tsig.Key | None = field(default=None, repr=False)
     heard: int | None = None
     error: str = ""
     attempts: int = 0
@@ -152,8 +152,6 @@ def heard(message: dns.message.Message, key: dns.tsig.Key | None, data: bytes) -
         return False
     if answer.rcode() != dns.rcode.NOERROR:
         raise ValueError(f"answered {dns.rcode.to_text(answer.rcode())}")
-    if key is not None and not answer.had_tsig:
-        raise ValueError("its answer is not signed")
     return True
 
 
