@@ -453,6 +453,30 @@ def test_a_restarted_node_keeps_its_serials(primary: Primary) -> None:
     assert len(texts(primary.transfer("open.example"))) > 10
 
 
+def test_nodes_of_one_registry_agree(tmp_path_factory: pytest.TempPathFactory, atlas_home: Path) -> None:
+    """A new zone file reaches one node after the other: the late one bumps nothing, and both end with one serial."""
+    nodes: list[Primary] = []
+    try:
+        for number in range(2):
+            redis = f"unix://{nodes[0].state / 'store' / 'store.sock'}" if nodes else ""
+            path = write_config(tmp_path_factory.mktemp("t"), atlas_home, workers=1, redis=redis,
+                                zones={"two.example": HEAD.format(serial=5 + number)})
+            path.write_text(path.read_text(encoding="utf-8") + 'transfer = ["127.0.0.1"]\n', encoding="utf-8")
+            nodes.append(Primary(path))
+            nodes[-1].start()
+            until(lambda: nodes[-1].served("two.example") == 5, 10, "the registry's serial, not the file's")
+        changed = HEAD.format(serial=5) + "more A 192.0.2.1\n"
+        for node, serials in zip(nodes, ([6, 5], [6, 6]), strict=True):
+            node.zone("two.example", changed)
+            assert node.api("POST", "/v1/reload", {}, token=nodes[0].token).status < 300
+            assert [each.served("two.example") for each in nodes] == serials
+            assert [each.transfer("two.example").get_soa().serial for each in nodes] == serials
+        assert texts(nodes[0].transfer("two.example")) == texts(nodes[1].transfer("two.example"))
+    finally:
+        for node in reversed(nodes):
+            node.stop()
+
+
 @pytest.fixture
 def run() -> Callable[..., str]:
     """Run a tool and give back what it prints."""
