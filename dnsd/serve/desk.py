@@ -5,7 +5,7 @@ Lives here: what is asked and not answered yet, its bounds and its time. Does no
 
 The worker owns its sockets and its limits all the time: the control process gives whole messages and never sees a
 client. The next message of an answer is asked for when the client's connection has nothing unsent, so of a transfer
-this process holds one message. What finds no place here is answered as if there were no desk.
+this process holds one message. What finds no place here is answered at once and alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Final, NamedTuple
 
 from dnsd import metrics
 from dnsd.answer import respond
-from dnsd.context import Context
+from dnsd.context import DESK, Context
+from dnsd.context import Desk as Takes
 from dnsd.image import desk
 from dnsd.serve.crowd import prefix_of
 from dnsd.serve.mmsg import Channel, Peer
@@ -34,6 +35,7 @@ DATAGRAM_SECONDS: Final = 2.0
 STREAM_SECONDS: Final = 10.0  # for the control process to give the next message: as long as it takes to start anew
 SWEEP_SECONDS: Final = 0.25
 _TURN: Final = 64
+_SIGNED: Final = Takes(signed=True)
 
 
 class _Datagram(NamedTuple):
@@ -195,11 +197,12 @@ class Desk:
             stream.connection.abort("error")
 
     def _alone(self, packet: bytes, client: bytes, context: Context) -> bytes | None:
-        """The answer as if there were no desk."""
+        """The answer as if there were no desk; SERVFAIL to what is signed, for its key may well be known."""
         self._serving.count[metrics.DESK_FULL] += 1
-        kept, context.desk = context.desk, None
+        kept, context.desk = context.desk, _SIGNED
         try:
-            return respond(packet, client, self._serving.image, int(time.time()), context)
+            reply = respond(packet, client, self._serving.image, int(time.time()), context)
+            return servfail(packet) if reply == DESK else reply
         except Exception:
             return self._serving.failed(packet)
         finally:

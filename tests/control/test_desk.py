@@ -238,11 +238,13 @@ async def test_a_worker_has_a_rate_and_the_other_its_own(monkeypatch: pytest.Mon
         assert (await rig.hear()).message == (b"yes" if number <= 10 else b"")
     rig.say(ask(1, desk.UDP), 1)
     assert (await rig.hear(1)).message == b"yes"
+    rig.say(ask(1, desk.TCP))
+    assert (await rig.hear()).message == b"yes", "who comes by TCP does not pay for forged senders"
     rig.now += 0.2
     for number, message in enumerate((b"yes", b"yes", b""), 20):
         rig.say(ask(number, desk.UDP))
         assert (await rig.hear()).message == message
-    assert rig.desk.described() == {"asked": 16, "over_rate": 3, "open": 0}
+    assert rig.desk.described() == {"asked": 17, "over_rate": 3, "open": 0}
     rig.close()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import dns.message
 import dns.rcode
+import dns.tsig
 import pytest
 
 from dnsd import metrics
@@ -261,6 +262,21 @@ def test_over_its_bounds_it_is_answered_as_if_there_were_no_desk(loop: str) -> N
         control.say(ask.id, numbered(2))
         assert await doors.reply(third) == numbered(2)
         del other
+
+    over_tcp(loop, scenario)
+
+
+def test_a_signed_query_too_many_is_servfail_not_badkey(loop: str) -> None:
+    signed = dns.message.make_query("www.demo.example", "A")
+    signed.use_tsig(dns.tsig.Key("sec.", bytes(32), "hmac-sha256"))
+    packet = signed.to_wire()
+
+    async def scenario(rig: doors.Rig, control: Control) -> None:
+        rig.door.serving.tcp.desk = Takes(signed=True)
+        reader, writer = await rig.connect()
+        writer.write(framed(*[packet] * (serve_desk.SHARE + 1)))
+        assert dns.message.from_wire(await doors.reply(reader)).rcode() == dns.rcode.SERVFAIL
+        assert rig.door.serving.tcp.desk == Takes(signed=True)
 
     over_tcp(loop, scenario)
 
