@@ -1,11 +1,12 @@
 """The contexts a worker answers in, made from its settings, and what changes in them while it runs.
 
-Lives here: settings -> `Context` for each kind of door; when the guard is needed; when the least useful is shed.
+Lives here: settings -> `Context` for each kind of door; when the guard is needed; how much of the least useful is shed.
 Does not live here: what a context means to an answer (`answer`), the cookie file (`serve.secrets`).
 
 No bucket of the guard can run over while all queries of a quarter of a second together are fewer than one bucket
-grants, so until then nobody asks the guard. A turn of the event loop that ends with the kernel's queue still full is
-overload: each such turn sheds one more kind of answer, each other turn one less.
+grants, so until then nobody asks the guard, and from then on it is asked until a quarter has been quiet: else the first
+queries of each would go uncounted. A turn of a socket's loop that ends with the kernel's queue still full is overload:
+after each such turn it sheds one more kind of answer, after each other turn one less.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Contexts:
         self.guard = _guard(answering)
         self._free = _free(answering, workers)
         self._seen = 0
+        self.ticks = 0
         everybody = {"0.0.0.0/0", "::/0"} <= set(answering.resolvers)
         desk = Desk(Prefixes(answering.neighbours), Prefixes(answering.why), answering.signed)
         for context in self.all():
@@ -76,8 +78,13 @@ class Contexts:
             self.udp.strict = True
             self.guard.tick(time.monotonic_ns())
 
+    def begin(self, shed: int) -> None:
+        """A turn of a UDP socket's loop begins, which sheds so much."""
+        self.udp.shed = shed
+        self.udp.strict = self.udp.strict or shed > 0
+
     def turned(self, full: bool) -> None:
-        """A turn of the UDP loop is over; `full`: the queue was never empty."""
+        """That turn is over; `full`: the queue was never empty. `udp.shed` is what the socket's next one sheds."""
         context = self.udp
         if full:
             context.shed = min(SHED_MOST, context.shed + 1)
@@ -87,8 +94,9 @@ class Contexts:
 
     def tick(self) -> None:
         """A quarter of a second has passed."""
+        self.ticks += 1
+        self.udp.strict = self.udp.shed > 0 or (self.guard is not None and self._seen > self._free)
         self._seen = 0
-        self.udp.strict = self.udp.shed > 0
         if self._secrets is not None and self._secrets.reload_if_changed():
             self._take_secrets()
 
@@ -110,9 +118,10 @@ def _guard(answering: Answering) -> Guard | None:
 
 
 def _free(answering: Answering, workers: int) -> int:
-    if answering.rate is None:
+    rate = answering.rate
+    if rate is None:
         return 0
-    return int(min(answering.rate["answers"], answering.rate["others"]) / TICKS_PER_SECOND / workers)
+    return int(min(rate["answers"], rate["others"]) * min(1 / TICKS_PER_SECOND, rate["burst_seconds"]) / workers)
 
 
 def _chaos(answering: Answering) -> dict[bytes, bytes | None]:

@@ -69,13 +69,18 @@ class Listener:
     def __init__(self, channel: mmsg.Channel, serving: Serving) -> None:
         self._channel = channel
         self._serving = serving
+        self._shed = self._turned = 0  # how much, and the tick of the last turn
 
     def readable(self) -> None:
         """Answer what has arrived, at most `ROUNDS` batches of it."""
         channel, serving = self._channel, self._serving
         context, contexts = serving.udp, serving.contexts
+        if self._shed or context.shed:
+            contexts.begin(self._shed if contexts.ticks - self._turned < 2 else 0)
+        full = False
         for _ in range(ROUNDS):
             number = channel.receive()
+            full = number == mmsg.BATCH
             if number <= 0:
                 break
             contexts.arrived(number)
@@ -90,13 +95,11 @@ class Listener:
                 serving.desk.udp(channel, replies)
             if serving.tap is not None:
                 serving.tap.udp(channel, replies)
-            if number < mmsg.BATCH:
+            if not full:
                 break
-        else:
-            contexts.turned(full=True)
-            return
-        if context.shed:
-            contexts.turned(full=False)
+        if full or context.shed:
+            contexts.turned(full)
+        self._shed, self._turned = context.shed, contexts.ticks
 
     def _one_by_one(self, image: Image, now: int) -> list[bytes | None]:
         """The batch again, each query on its own, after one of it raised."""

@@ -97,9 +97,9 @@ class Queue:
 TURN = mmsg.BATCH * udp.ROUNDS
 
 
-def listener(packet: bytes) -> tuple[udp.Serving, Queue, udp.Listener]:
+def listener(packet: bytes, serving: udp.Serving | None = None) -> tuple[udp.Serving, Queue, udp.Listener]:
     """A listener whose queue never empties."""
-    serving = udp.Serving(Image(standard_bytes()), counters(), "n1 w0")
+    serving = serving or udp.Serving(Image(standard_bytes()), counters(), "n1 w0")
     queue = Queue(packet, 1 << 40)
     return serving, queue, udp.Listener(cast(mmsg.Channel, queue), serving)
 
@@ -127,3 +127,28 @@ def test_known_good_is_never_shed() -> None:
     assert queue.answered == 6 * TURN
     assert serving.count[metrics.SHED] == 0
     assert serving.tcp.shed == serving.tls.shed == 0, "who has connected has shown that he is there"
+
+
+def test_each_socket_sheds_by_itself() -> None:
+    """A quiet address neither ends what a flooded one has to do nor pays for it."""
+    serving, flooded, one = listener(query("nothing.example.com"))
+    _, quiet, other = listener(query("nothing.example.com"), serving)
+    for turn in range(1, 7):
+        one.readable()
+        quiet.waiting = 1
+        other.readable()
+        assert quiet.answered == turn
+    assert flooded.answered == 3 * TURN
+    assert serving.count[metrics.SHED] == 3 * TURN
+
+
+def test_a_flood_long_over_costs_nobody_an_answer() -> None:
+    serving, queue, one = listener(query("nothing.example.com"))
+    for _ in range(5):
+        one.readable()
+    for _ in range(2):
+        serving.contexts.tick()
+    before, queue.waiting = queue.answered, 1
+    one.readable()
+    assert queue.answered == before + 1
+    assert not serving.udp.shed

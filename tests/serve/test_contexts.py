@@ -38,6 +38,8 @@ def test_the_guard_is_asked_only_when_a_bucket_could_run_over(table: Path, worke
         it.arrived(1)
         assert it.udp.strict
         it.tick()
+        assert it.udp.strict, "or every tick of a flood would begin with a few that nobody counts"
+        it.tick()
         assert not it.udp.strict
     assert not any(each.strict or each.guard for each in (it.tcp, it.tls))
 
@@ -53,6 +55,30 @@ def test_the_guards_clock_goes_on_whenever_it_is_asked(table: Path, monkeypatch:
         assert it.guard.now == seconds * 1_000_000_000 // 64
         it.tick()
         assert it.udp.strict
+
+
+@pytest.mark.parametrize("every_ms", [1, 4, 10])
+def test_a_steady_flood_gets_no_more_than_the_rate(table: Path, every_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One query at a time, as they come when there is time for each."""
+    it = contexts(table, others=80)
+    assert it.guard is not None
+    answered, seconds = 0, 10
+    for ms in range(1_000_000, 1_000_000 + 1000 * seconds, every_ms):
+        monkeypatch.setattr(time, "monotonic_ns", lambda: ms * 1_000_000)  # noqa: B023 - called in this turn
+        if not ms % (1000 // TICKS_PER_SECOND):
+            it.tick()
+        it.arrived(1)
+        answered += not (it.udp.strict and it.guard.over(CLIENT, 1, 1))
+    assert 80 * seconds <= answered <= 80 * (seconds + 1) + 80 // TICKS_PER_SECOND
+
+
+def test_a_short_burst_is_short(table: Path) -> None:
+    """What goes uncounted is no more than a bucket would have granted at once."""
+    it = contexts(table, burst_seconds=0.1)
+    it.arrived(8)
+    assert not it.udp.strict
+    it.arrived(1)
+    assert it.udp.strict
 
 
 def test_overload_sheds_more_and_more_and_then_less(table: Path) -> None:
