@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import replace
+from functools import cache
 
 import dns.edns
 import dns.rdatatype
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from dnsd import metrics as m
 from dnsd.compile import zones as tree
 from dnsd.dns import types
+from dnsd.image.reading import Image
 from dnsd.image.table import MapTable
 from dnsd.model import Fence, MapView, Policy, ServiceView
 from tests.golden.world import Door, Reply, endpoint, image, service, table_bytes, v4, v6, wire, zone
@@ -62,14 +64,19 @@ SERVICES = [
 ]
 NAMES = ["geo", "plain", "all", "weighted", "sticky", "fence", "noecs", "v4", "half", "fall", "stale", "panic",
          "x.wild"]
-HELD = image([zone("example.com", "al CNAME geo\nold HTTPS 0 geo\n")], SERVICES, [MapView(0, "all", SITES)],
-             {0: MapTable(TABLE)})
+
+
+@cache
+def held() -> Image:
+    """The image; made when it is first asked, so that what breaks it fails a test and not this file."""
+    return image([zone("example.com", "al CNAME geo\nold HTTPS 0 geo\n")], SERVICES, [MapView(0, "all", SITES)],
+                 {0: MapTable(TABLE)})
 
 
 def ask(name: str, type_: str, *, now: int = 1_700_000_000, ecs: str | None = None,
         client: str = "192.0.2.53") -> Reply:
     """The reply over a door large enough for any answer."""
-    return Door(HELD, tcp=True, now=now, client=ipaddress.ip_address(client).packed).ask(name, type_, ecs=ecs)
+    return Door(held(), tcp=True, now=now, client=ipaddress.ip_address(client).packed).ask(name, type_, ecs=ecs)
 
 
 def hints(reply: Reply) -> tuple[list[str], list[str]]:
