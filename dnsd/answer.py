@@ -166,8 +166,9 @@ def _rich_opt(ask: _Ask, options: bytes, scope: int, rcode: int, before: int) ->
         options += wire.option(types.OPTION_COOKIE, ctx.cookies.answer(cookie, client, now)[1])
     if keepalive and ctx.tcp and ctx.keepalive >= 0:
         options += wire.option(types.OPTION_KEEPALIVE, ctx.keepalive.to_bytes(2, "big"))
-    if padding and ctx.pad:
-        options += wire.option(types.OPTION_PADDING, bytes(-(before + 15 + len(options)) % wire.PAD_BLOCK))
+    room = ctx.limit - before - 15 - len(options)
+    if padding and ctx.pad and room >= 0:
+        options += wire.option(types.OPTION_PADDING, bytes(min(room, (room - ctx.limit) % wire.PAD_BLOCK)))
     return wire.opt(do, options, rcode >> 4)
 
 

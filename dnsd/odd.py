@@ -64,16 +64,18 @@ def _malformed(packet: bytes, ctx: Context) -> bytes | None:
         ctx.count[metrics.SHED] += 1
         return None
     tail = _question_end(packet)
-    record = wire.asked_opt(packet, tail) if tail > 12 and packet[11] else b""
-    return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, tail=tail, record=record)
+    return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, tail=tail, record=_opt_behind(packet, tail))
 
 
 def reply_signed(packet: bytes, tail: int, client: bytes, ctx: Context) -> bytes | None:
-    """The reply where the one additional record is no OPT at the root; FormError unless it is a TSIG."""
+    """The reply where the one additional record is no OPT at the root: a TSIG, or none that belongs there."""
     if ctx.strict and _over(client, ctx):
         return None
-    _, tsig_at = wire.tail(packet, tail, 0, 1)
-    return _signed(packet, tail, 0, tsig_at, ctx)
+    try:
+        _, tsig_at = wire.tail(packet, tail, 0, 1)
+        return _signed(packet, tail, 0, tsig_at, ctx)
+    except FormError:
+        return _malformed(packet, ctx)
 
 
 def _signed(packet: bytes, tail: int, opt_at: int, tsig_at: int, ctx: Context) -> bytes:
@@ -90,14 +92,15 @@ def _other_opcode(packet: bytes, opcode: int, image: Image, ctx: Context) -> byt
     if ctx.shed:
         ctx.count[metrics.SHED] += 1
         return None
-    if opcode not in _ABOUT_ZONES:
-        return _bare(packet, types.NOTIMP, metrics.KIND_NOTIMP, ctx, opcode=opcode)
     tail = _question_end(packet)
+    record = _opt_behind(packet, tail)
+    if opcode not in _ABOUT_ZONES:
+        return _bare(packet, types.NOTIMP, metrics.KIND_NOTIMP, ctx, opcode=opcode, record=record)
     if tail == 12 or packet[tail - 4 : tail - 2] != _SOA:  # RFC 2136 §3.1.1, RFC 1996 §3.7
-        return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, opcode=opcode)
+        return _bare(packet, types.FORMERR, metrics.KIND_FORMERR, ctx, opcode=opcode, record=record)
     node = image.get(packet[12 : tail - 4].lower())
     rcode = types.REFUSED if node is not None and node.flags & layout.N_APEX else types.NOTAUTH  # RFC 2136 §3.1.2
-    return _bare(packet, rcode, metrics.KIND_REFUSED, ctx, tail=tail, opcode=opcode)
+    return _bare(packet, rcode, metrics.KIND_REFUSED, ctx, tail=tail, opcode=opcode, record=record)
 
 
 def _cookie_alone(packet: bytes, client: bytes, now: int, ctx: Context) -> bytes | None:
@@ -124,13 +127,22 @@ def _neighbourly(packet: bytes, client: bytes, image: Image, ctx: Context) -> by
         return _signed(packet, tail, opt_at, tsig_at, ctx)
     if not authority or packet[tail - 4 : tail - 2] != types.IXFR.to_bytes(2, "big"):
         raise FormError
+    _, version, do, _, _ = wire.parse_opt(packet, opt_at) if opt_at else wire.NO_OPT
+    if version:
+        record = wire.opt(do, extended=types.BADVERS >> 4)
+        return _bare(packet, types.BADVERS, metrics.KIND_BADVERS, ctx, tail=tail, record=record)
     if ctx.desk is not None and ctx.desk.takes(b"", packet[tail - 4 : tail], client):
         ctx.count[metrics.DESK] += 1
         return DESK
     node = image.get(packet[12 : tail - 4].lower())
     _, _, rcode, _, options, kind = NO_TRANSFER if node is not None and node.flags & layout.N_APEX else NO_SUCH_ZONE
-    record = wire.opt(bool(packet[opt_at + 7] >> 7), options) if opt_at else b""
+    record = wire.opt(do, options) if opt_at else b""
     return _bare(packet, rcode, kind, ctx, tail=tail, record=record)
+
+
+def _opt_behind(packet: bytes, tail: int) -> bytes:
+    """Our OPT, where one stands right behind the question, or behind the header where there is none (RFC 6891 §7)."""
+    return wire.asked_opt(packet, tail) if packet[11] and (tail > 12 or packet[4:6] == b"\0\0") else b""
 
 
 def _question_end(packet: bytes) -> int:

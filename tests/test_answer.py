@@ -111,8 +111,8 @@ def test_malformed_gets_formerr_with_what_can_be_read(world: Door, packet: bytes
     name = wire("www.example.com")
     asked = packet[4:6] == b"\0\1" and packet[12:].startswith(name) and len(packet) >= 12 + len(QUESTION)
     question = packet[12 : 12 + len(QUESTION)] if asked else b""
-    behind = packet[12 + len(QUESTION) :]
-    edns = asked and packet[11] and len(behind) >= 11 and behind.startswith(b"\0\0\x29")
+    behind = packet[12 + len(question) :]
+    edns = (asked or packet[4:6] == b"\0\0") and packet[11] and len(behind) >= 11 and behind.startswith(b"\0\0\x29")
     record = opt(flags=behind[7] << 8 & 0x8000) if edns else b""
     assert reply.octets == packet[:2] + struct.pack(
         ">5H", 0x8001 | rd << 8, bool(question), 0, 0, bool(record)) + question + record

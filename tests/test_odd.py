@@ -18,7 +18,7 @@ from dnsd.context import DESK, Desk
 from dnsd.dns.cookies import Cookies
 from dnsd.dns.guard import Guard
 from dnsd.dns.prefixes import Prefixes
-from tests.golden.world import NOW, RESOLVER, Door, query, standard, with_client
+from tests.golden.world import NOW, RESOLVER, Door, image, query, standard, with_client, zone
 
 FORMERR, NXDOMAIN, REFUSED, NOTAUTH, BADVERS = 1, 3, 5, 9, 16
 KEY = dns.tsig.Key("key.example.", b"0123456789abcdef", "hmac-sha256")
@@ -111,6 +111,17 @@ def test_an_algorithm_told_by_a_pointer_is_malformed() -> None:
     assert door().send(packet).rcode == FORMERR
 
 
+def test_a_broken_tail_costs_one_token() -> None:
+    """What is neither OPT nor TSIG is counted against its sender once."""
+    world = door()
+    guard = Guard([0] * 64, answers=10, others=10, burst_s=1.0, raised_by=1, exempt=Prefixes(()), raised=Prefixes(()),
+                  key=1)
+    guard.tick(10**12)
+    world.context.guard, world.context.strict = guard, True
+    replies = [world.octets(signed("www.example.com") + b"junk")[0] for _ in range(12)]
+    assert list(map(bool, replies)) == [True] * 10 + [False] * 2
+
+
 # --- transfers and explanations ---------------------------------------------------------------------------------------
 
 NEAR = Desk(neighbours=Prefixes(["192.0.2.0/24"]), why=Prefixes(["192.0.2.53"]))
@@ -133,6 +144,37 @@ def test_ixfr_is_refused_unless_a_neighbour_asks(edns: bool) -> None:
     far = with_client(world, "198.51.100.1")
     far.context.desk = NEAR
     assert far.send(packet).rcode == REFUSED
+
+
+def test_ixfr_is_asked_by_the_rules_of_edns() -> None:
+    """RFC 6891 §6.1.3: another version first of all; RFC 7871 §7.1.2 here as anywhere."""
+    packet = ixfr("example.com", edns=True)
+    assert packet[-11:-8] == b"\0\0\x29"
+    world = door()
+    world.context.desk = NEAR
+    reply = world.send(packet[:-5] + b"\1" + packet[-4:])
+    assert (reply.rcode, reply.message.edns, reply.message.payload) == (BADVERS, 0, 1232)
+    assert reply.moved == {m.KIND_BADVERS: 1, m.RCODE + BADVERS: 1}
+    reply = world.send(packet[:-2] + b"\0\x08\0\x08\0\4\0\1\x18\1")
+    assert reply.rcode == FORMERR
+
+
+@pytest.mark.parametrize("opcode", range(1, 16))
+@pytest.mark.parametrize("type_", ["SOA", "A"])
+@pytest.mark.parametrize("do", [False, True])
+def test_edns_is_answered_to_any_opcode(opcode: int, type_: str, do: bool) -> None:
+    """RFC 6891 §6.1.1."""
+    packet = bytearray(query("example.com", type_, edns=True, do=do))
+    packet[2] |= opcode << 3
+    octets, _ = door().octets(bytes(packet))
+    assert octets is not None
+    assert octets[11] == 1
+    assert octets.endswith(b"\0\0\x29\4\xd0\0\0" + (b"\x80" if do else b"\0") + bytes(3))
+    assert len(octets) <= len(packet)
+    packet[11:] = b"\0" + packet[12:-11]
+    octets, _ = door().octets(bytes(packet))
+    assert octets is not None
+    assert octets[11] == 0
 
 
 def test_only_ixfr_has_an_authority_section() -> None:
@@ -244,6 +286,16 @@ def test_padding_fills_blocks_of_468_on_encrypted_transports(extra: tuple[tuple[
     assert len(world.send(with_options(*extra)).octets) < 200
 
 
+def test_padding_makes_nothing_too_long() -> None:
+    """RFC 8467 §4.1: up to what a message can have."""
+    text = f'"{"z" * 250}" ' * 260
+    for last, size in ((198, 65520), (199, 65520 + 15), (213, 65520 + 15)):
+        world = Door(image([zone("example.com", f"long TXT {text} {'y' * last}")]), tcp=True)
+        world.context.pad = True
+        reply = world.send(query("long.example.com", "TXT", edns=True)[:-2] + b"\0\4\0\x0c\0\0")
+        assert (len(reply.octets), bool(reply.answer)) == (size, True)
+
+
 # --- cookies ----------------------------------------------------------------------------------------------------------
 
 COOKIES = Cookies([b"0123456789abcdef"])
@@ -296,7 +348,8 @@ def test_a_cookie_without_a_question(server: bytes, rcode: int) -> None:
     with_options(questions=0), with_options((3, b""), questions=0), with_options((10, b"123"), questions=0),
     with_options((10, CLIENT), questions=0).replace(b"\4\xd0\0\0", b"\4\xd0\0\1")])
 def test_no_question_and_no_cookie_is_malformed(packet: bytes) -> None:
-    assert bakery().send(packet).rcode == FORMERR
+    reply = bakery().send(packet)
+    assert (reply.rcode, reply.message.edns) == (FORMERR, 0)
 
 
 # --- shedding ---------------------------------------------------------------------------------------------------------
