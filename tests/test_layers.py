@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serve": L0 | L1 | L2 | {"answer", "context", "cookiefile", "disk"},
     "registry": {"model"},
     "atlas": {"model", "image", "steer", "disk"},
-    "control": PURE | {"disk", "registry", "atlas"},
+    "watch": L0 | L1,
+    "control": PURE | {"disk", "registry", "atlas", "watch"},
     "admin": L0 | {"disk", "registry", "control"},
     "cookiefile": {"disk", "dns"},
     "options": {"disk", "dns"},
@@ -65,7 +66,7 @@ HOMES: dict[str, set[str]] = {
     "pydantic_core": {"config", "options", "registry", "admin", "control"},
     "pydantic_settings": {"config", "options"},
     "dns": {"control"},
-    "dnslib": {"cli"},
+    "dnslib": {"cli", "watch"},
     "dnstap_pb": {"control"},
     "fstrm": {"control"},
     "siphash24": {"dns"},  # makes cookies the same on all servers (RFC 9018 §4.4); octets in, octets out
