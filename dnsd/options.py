@@ -70,13 +70,33 @@ Listen = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_listen)
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
+def _told(value: tuple[str, ...]) -> tuple[str, ...]:
+    hosts = [(text, *address(text)) for text in _listen(value)]
+    nobody = [text for text, host, port in hosts if not port or ipaddress.ip_address(host).is_unspecified]
+    if nobody:
+        raise ValueError(f"{', '.join(nobody)}: nobody is told there")
+    return value
+
+
+def _clash(one: tuple[str, int], other: tuple[str, int]) -> bool:
+    """Whether a socket at one address has the other too."""
+    (host, port), (other_host, other_port) = one, other
+    here, there = ipaddress.ip_address(host), ipaddress.ip_address(other_host)
+    wild = here.version == there.version and (here.is_unspecified or there.is_unspecified)
+    return port == other_port != 0 and (here == there or wild)
+
+
 def _prefixes(value: tuple[str, ...]) -> tuple[str, ...]:
     Prefixes(value)
+    # Clients have IPv4 addresses without disguise and IPv6 addresses without a zone.
+    unseen = [each for each in value if "%" in each or getattr(ipaddress.ip_network(each)[0], "ipv4_mapped", None)]
+    if unseen:
+        raise ValueError(f"{', '.join(unseen)}: no client is seen under such an address")
     return value
 
 
 def _neighbours(value: tuple[str, ...]) -> tuple[str, ...]:
-    Prefixes(each for each in value if not each.startswith(KEY))
+    _prefixes(tuple(each for each in value if not each.startswith(KEY)))
     return tuple(KEY + _zone_name(each[len(KEY):]) if each.startswith(KEY) else each for each in value)
 
 
@@ -139,7 +159,7 @@ class ZoneOptions(Section):
     file: Path = Field(description="its master file (RFC 1035)")
     transfer: NeighbourList = Field(
         default=(), description='who may transfer the zone: prefixes, TSIG keys as "key:NAME"; nobody when left out')
-    notify: Annotated[tuple[str, ...], AfterValidator(_listen)] = Field(
+    notify: Annotated[tuple[str, ...], AfterValidator(_told)] = Field(
         default=(), description="secondaries that are told when the zone has changed, each with its port")
     notify_key: Annotated[str, AfterValidator(_zone_name)] | None = Field(
         default=None, description="the TSIG key that signs what they are told")
@@ -344,8 +364,8 @@ class Config(BaseSettings):
         used += [(f"zones[{i}].notify_key", zone.notify_key) for i, zone in enumerate(self.zones) if zone.notify_key]
         used += [("why.allow", each[len(KEY):]) for each in self.why.allow if each.startswith(KEY)]
         wrong = [f"{place}: there is no key {name!r}" for place, name in used if name not in known]
-        both = set(self.tls.listen) & set(self.listen)
-        wrong += [f"tls.listen: {text} is in listen too" for text in sorted(both) if address(text)[1]]
+        wrong += [f"tls.listen: {text} is in listen too" for text in self.tls.listen
+                  if any(_clash(address(text), address(other)) for other in self.listen)]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

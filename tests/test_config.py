@@ -106,6 +106,12 @@ def test_variables_beat_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("dnsd.toml", "zones[0].transfer: there is no key 'k'; zones[0].notify_key: there is no key 'l'")]),
     ('[[zones]]\nname = "a"\nfile = "a"\nnotify = ["192.0.2.1"]', [
         ("dnsd.toml:4", "zones[0].notify: '192.0.2.1': not an address and port")]),
+    ('[[zones]]\nname = "a"\nfile = "a"\nnotify = ["192.0.2.1:0", "[::]:53"]', [
+        ("dnsd.toml:4", "zones[0].notify: 192.0.2.1:0, [::]:53: nobody is told there")]),
+    ('[rate]\nraised = ["::ffff:10.0.0.0/104", "::/0", "fe80::1%eth0"]', [
+        ("dnsd.toml:2", "rate.raised: ::ffff:10.0.0.0/104, fe80::1%eth0: no client is seen under such an address")]),
+    ('[[zones]]\nname = "a"\nfile = "a"\ntransfer = ["::ffff:10.0.0.1"]', [
+        ("dnsd.toml:4", "zones[0].transfer: ::ffff:10.0.0.1: no client is seen under such an address")]),
     ('[[keys]]\nname = "k"', [("dnsd.toml:1", "keys[0]: either secret or secret_file must be given")]),
     ('[[keys]]\nname = "k"\nsecret = "!!"', [("dnsd.toml:1", "keys[0]: the secret cannot be read")]),
     ('[[keys]]\nname = "k"\nsecret = "YWJj"', [("dnsd.toml:1", "keys[0]: the secret is shorter than 16 octets")]),
@@ -237,10 +243,19 @@ def test_keys_are_known_by_name_and_never_shown(tmp_path: Path) -> None:
     assert "MDEy" not in repr(settings)
 
 
-def test_one_address_is_not_for_dns_and_for_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("listen", "tls", "clash"), [
+    ("127.0.0.1:853", "127.0.0.1:853", True), ("[::1]:853", "[0:0::1]:853", True),
+    ("0.0.0.0:853", "127.0.0.1:853", True),
+    ("[::1]:853", "[::]:853", True), ("0.0.0.0:853", "[::]:853", False), ("127.0.0.1:853", "127.0.0.2:853", False),
+    ("127.0.0.1:0", "127.0.0.1:0", False), ("0.0.0.0:53", "0.0.0.0:853", False)])
+def test_one_address_is_not_for_dns_and_for_tls(listen: str, tls: str, clash: bool, tmp_path: Path) -> None:
+    """The kernel would share the port out: workers' sockets let each other have it."""
     own_certificate(tmp_path)
-    text = 'listen = ["127.0.0.1:853"]\n[tls]\nlisten = ["127.0.0.1:853"]\ncertificate = "c.pem"\nkey = "k.pem"'
-    assert faults(write(tmp_path, text)) == [("dnsd.toml", "tls.listen: 127.0.0.1:853 is in listen too")]
+    path = write(tmp_path, f'listen = ["{listen}"]\n[tls]\nlisten = ["{tls}"]\ncertificate = "c.pem"\nkey = "k.pem"')
+    if clash:
+        assert faults(path) == [("dnsd.toml", f"tls.listen: {tls} is in listen too")]
+    else:
+        assert config.load(path).tls.listen == (tls,)
 
 
 def test_cookies_live_in_the_state_unless_told_otherwise(tmp_path: Path) -> None:
