@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,10 +30,8 @@ class StepError(Exception):
 
 def ensure(path: Path) -> None:
     """Make the file with a random secret where there is none. OSError."""
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "w", encoding="ascii") as file:
-            file.write(_text([(ACTIVE, os.urandom(SECRET_SIZE))]))
+    if not os.path.lexists(path):  # of two who make it at once the second wins, and the first's workers see that
+        disk.replace(path, _text([(ACTIVE, os.urandom(SECRET_SIZE))]).encode(), mode=0o600)
 
 
 def load(path: Path) -> Entries:

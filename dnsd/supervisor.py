@@ -314,7 +314,7 @@ def _new_shared(path: Path, size: int) -> memoryview:
     """Memory that workers share, all zero, in a new file: processes that are still leaving keep the old one."""
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
-        file.truncate(size)
+        os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would be noticed by a SIGBUS in the workers
         return memoryview(mmap.mmap(file.fileno(), 0))
 
 

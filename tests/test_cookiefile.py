@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -37,6 +38,20 @@ def test_it_is_made_once_and_for_its_owner_only(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     cookiefile.ensure(path)
     assert cookiefile.load(path) == made
+
+
+def test_a_full_disk_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a file would be kept at every later start, and there would be no cookies for ever."""
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            cookiefile.ensure(path)
+    assert list(path.parent.iterdir()) == []
+    cookiefile.ensure(path)
+    assert len(cookiefile.load(path)) == 1
 
 
 def test_nobody_elses_file_is_written_through_a_link(path: Path, tmp_path: Path) -> None:

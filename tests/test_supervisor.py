@@ -200,6 +200,17 @@ def test_a_killed_worker_is_back_at_once_and_no_query_is_lost(rig: Any) -> None:
     assert {one.ask() for _ in range(30)} == {"w0", "w1"}
 
 
+def test_shared_memory_is_there_for_its_owner_before_it_is_used(rig: Any) -> None:
+    """A page that the disk has no room for any more would end a worker in the middle of a flood (mmap(2), SIGBUS)."""
+    one = rig()
+    one.start()
+    for name in ("stats", "guard"):
+        status = (one.state / name).stat()
+        assert status.st_blocks * 512 >= status.st_size > 0
+        assert status.st_mode & 0o777 == 0o600
+    assert (one.state / "cookies").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_second_daemon_on_the_same_state_is_refused(rig: Any, tmp_path: Path) -> None:
     one = rig()
     one.start()
