@@ -1,0 +1,90 @@
+"""What a row of probe results makes of a target: its state, its doubt, and how much of its weight it gets back.
+
+Lives here: one result to the next state. Does not live here: probing (`watch`), what several observers make of it
+(`steer.quorum`), what a state may remove (`steer.limits`).
+
+Falling is quick and rising is slow: `fall` failures in a row take an address out, `rise` successes bring it back, and
+what went down lately must succeed more often: each fall weighs 1000, the weight halves every minute, and every 1000 of
+it doubles `rise`, at most eightfold. Back up, an address gets its weight in eighths over `ramp_ms`.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+FALL_WEIGHT: Final = 1000
+HALF_MS: Final = 60_000
+MOST_DOUBLINGS: Final = 3
+STEPS: Final = 8
+WHOLE: Final = 1000
+
+
+class State(IntEnum):
+    """Unknown: no result yet. Degraded: it answers, but slowly."""
+
+    UNKNOWN = 0
+    UP = 1
+    DEGRADED = 2
+    DOWN = 3
+
+
+class Rules(NamedTuple):
+    """Successes and failures in a row that change the state, and how long a recovery takes."""
+
+    rise: int = 2
+    fall: int = 3
+    ramp_ms: int = 10_000
+
+
+class Cell(NamedTuple):
+    """One target: `streak` is successes (> 0) or failures (< 0) in a row; `since_ms` the last change of state,
+    `back_ms` the last recovery (0: none yet); `weight` of its falls as it was at `weighed_ms`; `doubt`: the last probe
+    failed, and nothing is settled yet."""
+
+    state: State = State.UNKNOWN
+    streak: int = 0
+    since_ms: int = 0
+    back_ms: int = 0
+    weight: int = 0
+    weighed_ms: int = 0
+    doubt: bool = False
+
+
+def seen(cell: Cell, ok: bool, now_ms: int, rules: Rules, *, slow: bool = False) -> Cell:
+    """The cell after one more result. A target never seen before is up at its first success, and so without a ramp."""
+    streak = max(cell.streak, 0) + 1 if ok else min(cell.streak, 0) - 1
+    weight = weighed(cell, now_ms)
+    cell = cell._replace(streak=streak, weight=weight, weighed_ms=now_ms, doubt=not ok and cell.state is not State.DOWN)
+    if not ok:
+        if cell.state is State.DOWN or -streak < rules.fall:
+            return cell
+        heavier = weight if cell.state is State.UNKNOWN else weight + FALL_WEIGHT
+        return cell._replace(state=State.DOWN, since_ms=now_ms, weight=heavier, doubt=False)
+    good = State.DEGRADED if slow else State.UP
+    if cell.state is State.DOWN:
+        if streak < needed(cell, rules):
+            return cell
+        return cell._replace(state=good, since_ms=now_ms, back_ms=now_ms)
+    return cell if cell.state is good else cell._replace(state=good, since_ms=now_ms)
+
+
+def needed(cell: Cell, rules: Rules) -> int:
+    """Successes in a row that bring a fallen target back: more for one that falls often."""
+    return rules.rise << min(max(0, cell.weight - 1) // FALL_WEIGHT, MOST_DOUBLINGS)
+
+
+def weighed(cell: Cell, now_ms: int) -> int:
+    """The weight of past falls now: half of it is gone each minute, evenly within one."""
+    halves, rest = divmod(max(0, now_ms - cell.weighed_ms), HALF_MS)
+    weight = cell.weight >> halves
+    return weight - weight * rest // (2 * HALF_MS)
+
+
+def share(cell: Cell, now_ms: int, rules: Rules) -> int:
+    """The part of its weight a target gets, of 1000: all, or after a recovery one eighth more each eighth of the ramp.
+    """
+    passed = now_ms - cell.back_ms
+    if cell.state is State.DOWN or not cell.back_ms or passed < 0 or passed >= rules.ramp_ms:
+        return WHOLE
+    return WHOLE * (1 + passed * STEPS // rules.ramp_ms) // STEPS

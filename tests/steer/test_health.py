@@ -1,0 +1,97 @@
+"""From results to states: tables of what is seen, and what holds for any row of results."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnsd.steer.health import HALF_MS, WHOLE, Cell, Rules, State, needed, seen, share, weighed
+
+U, UP, SLOW, DOWN = State
+RULES = Rules()
+STEP = 500
+
+
+def after(results: str, rules: Rules = RULES, cell: Cell | None = None, start: int = 1) -> Cell:
+    """The cell after these results (+ good, s slow, - bad), half a second apart."""
+    cell = cell or Cell()
+    for number, one in enumerate(results):
+        cell = seen(cell, one != "-", start + number * STEP, rules, slow=one == "s")
+    return cell
+
+
+@pytest.mark.parametrize(("results", "state", "doubt"), [
+    ("", U, False), ("+", UP, False), ("-", U, True), ("--", U, True), ("---", DOWN, False), ("--+", UP, False),
+    ("+-", UP, True), ("+--", UP, True), ("+---", DOWN, False), ("+--+--+--", UP, True), ("+-+", UP, False),
+    ("+---+", DOWN, False), ("+---++", UP, False), ("+---+-+", DOWN, False), ("+----------", DOWN, False),
+    ("s", SLOW, False), ("+s", SLOW, False), ("s+", UP, False), ("s-", SLOW, True), ("s---", DOWN, False),
+    ("+---+s", SLOW, False), ("---++", UP, False),
+])
+def test_states(results: str, state: State, doubt: bool) -> None:
+    cell = after(results)
+    assert (cell.state, cell.doubt) == (state, doubt)
+
+
+@pytest.mark.parametrize(("rules", "down", "up"), [(Rules(1, 1), "-", "+"), (Rules(4, 2), "--", "++++")])
+def test_rise_and_fall_are_what_the_rules_say(rules: Rules, down: str, up: str) -> None:
+    fallen = after(down, rules, after("+", rules))
+    assert fallen.state is DOWN
+    assert after(down[:-1], rules, after("+", rules)).state is UP
+    assert after(up[:-1], rules, fallen).state is DOWN
+    assert after(up, rules, fallen).state is UP
+
+
+def test_what_falls_often_must_succeed_longer() -> None:
+    """Each fall doubles it, at most eightfold; a quiet time halves the memory of falls."""
+    cell, wanted = after("+"), []
+    for _ in range(6):
+        cell = after("---", cell=cell, start=1000)
+        wanted.append(needed(cell, RULES))
+        cell = after("+" * wanted[-1], cell=cell, start=1000)
+        assert cell.state is UP
+    assert wanted == [2, 4, 8, 16, 16, 16]
+    calm = seen(cell, True, 1000 + 10 * HALF_MS, RULES)
+    assert needed(calm, RULES) == 2
+
+
+@pytest.mark.parametrize(("passed", "left"), [
+    (0, 1000), (HALF_MS // 2, 750), (HALF_MS, 500), (3 * HALF_MS // 2, 375), (2 * HALF_MS, 250), (-5, 1000)])
+def test_falls_are_forgotten_by_halves(passed: int, left: int) -> None:
+    assert weighed(Cell(weight=1000, weighed_ms=10_000), 10_000 + passed) == left
+
+
+@pytest.mark.parametrize(("passed", "expected"), [
+    (0, 125), (1249, 125), (1250, 250), (5000, 625), (8750, 1000), (9999, 1000), (10_000, 1000), (10**9, 1000)])
+def test_weight_comes_back_in_eighths(passed: int, expected: int) -> None:
+    cell = after("+---++")
+    assert share(cell, cell.back_ms + passed, RULES) == expected
+
+
+def test_no_ramp_without_a_fall() -> None:
+    assert share(after("+"), 1, RULES) == WHOLE
+    assert share(after("+---"), 2000, RULES) == WHOLE  # it is not answered at all
+    back = after("+---++", Rules(ramp_ms=0))
+    assert share(back, back.back_ms, Rules(ramp_ms=0)) == WHOLE
+    assert share(back, back.back_ms - 1, RULES) == WHOLE  # the clock went back
+
+
+@given(st.text("+-s", max_size=60), st.builds(Rules, st.integers(1, 6), st.integers(1, 6), st.integers(0, 20_000)),
+       st.lists(st.integers(-2000, 120_000), min_size=60, max_size=60))
+def test_what_holds_for_any_results(results: str, rules: Rules, gaps: list[int]) -> None:
+    """Down only after `fall` failures in a row, up again only after `rise` successes; time never undoes a state."""
+    cell, now = Cell(), 10**6
+    for one, gap in zip(results, gaps, strict=False):
+        now += gap
+        before, cell = cell, seen(cell, one != "-", now, rules, slow=one == "s")
+        assert 0 < share(cell, now, rules) <= WHOLE
+        assert 0 <= cell.weight < 10**6
+        if cell.state is DOWN and before.state is not DOWN:
+            assert cell.streak == -max(rules.fall, 1) or -cell.streak >= rules.fall
+        if before.state is DOWN and cell.state is not DOWN:
+            assert cell.streak >= rules.rise
+            assert cell.back_ms == now
+        if one == "-":
+            assert cell.doubt is (cell.state is not DOWN)
+        else:
+            assert not cell.doubt
