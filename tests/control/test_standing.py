@@ -58,7 +58,8 @@ def test_who_is_answered(text: str, fallback: bool, answered: str, held: str, pa
 def test_reasons() -> None:
     found = sift(candidates("+-?"), (), 0, fallback=False)
     assert found.out == {"e1": "down: timeout", "e2": "not probed yet"}
-    group = [Candidate(f"a{n}", "a", 0, 100, Measured(State.DOWN if n else State.UP, result="refused")) for n in range(3)]
+    bad = Measured(State.DOWN, result="refused")
+    group = [Candidate(f"a{n}", "a", 0, 100, bad if n else Measured()) for n in range(3)]
     found = sift([*group, *(Candidate(f"b{n}", "b", 0, 100, Measured()) for n in range(3))], (), 0, fallback=False)
     assert found.out == {"a1": "down: refused", "a2": "down: refused", "a0": "under half of tier 0 at a is healthy"}
 
