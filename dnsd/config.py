@@ -22,7 +22,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
 from dnsd.model import Fault
-from dnsd.options import PREFIX, Config, KeyOptions, Section, ZoneOptions
+from dnsd.option_types import Section
+from dnsd.options import PREFIX, Config, KeyOptions, ZoneOptions
 
 OTHER_VARIABLES: Final = frozenset({"DNSD_CONFIG", "DNSD_URL", "DNSD_TOKEN", "DNSD_ENGINE"})
 """Variables of the commands that are no options."""

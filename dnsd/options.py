@@ -12,116 +12,30 @@ import ipaddress
 import os
 import re
 import socket
-import ssl
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dnsd import disk
-from dnsd.dns.prefixes import Prefixes
+from dnsd.option_types import (
+    KEY,
+    Listen,
+    NeighbourList,
+    PrefixList,
+    Seconds,
+    Section,
+    address,
+    certified,
+    clash,
+    listen_once,
+    told,
+    zone_name,
+)
 
 PREFIX: Final = "DNSD_"
-
-
-def address(text: str) -> tuple[str, int]:
-    """Host and port of `192.0.2.1:53` or `[2001:db8::1]:53`; ValueError when it is neither."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    try:
-        literal = ipaddress.ip_address(host[1:-1] if bracketed else host)
-    except ValueError:
-        literal = None
-    if literal is None or bracketed != (literal.version == 6) or not colon or not re.fullmatch(r"\d{1,5}", port):
-        raise ValueError("not an address and port such as 192.0.2.1:53 or [2001:db8::1]:53")
-    if int(port) > 65535:
-        raise ValueError(f"port {port} is above 65535")
-    if literal.is_multicast or (literal.version == 6 and literal.ipv4_mapped):
-        raise ValueError(f"{literal} cannot be listened on")
-    return str(literal), int(port)
-
-
-def _listen(value: tuple[str, ...]) -> tuple[str, ...]:
-    problems = []
-    for number, text in enumerate(value):
-        try:
-            _, port = address(text)
-        except ValueError as error:
-            problems.append(f"{text!r}: {error}")
-        else:
-            if port and text in value[:number]:
-                problems.append(f"{text!r} is there twice")
-    if problems:
-        raise ValueError("; ".join(problems))
-    return value
-
-
-def _zone_name(value: str) -> str:
-    name = value.lower().removesuffix(".")
-    label = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
-    if len(name) > 253 or (name and not re.fullmatch(rf"{label}(\.{label})*", name)):
-        raise ValueError("not a domain name")
-    return name or "."
-
-
-Listen = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_listen)]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
-
-
-def _told(value: tuple[str, ...]) -> tuple[str, ...]:
-    hosts = [(text, *address(text)) for text in _listen(value)]
-    nobody = [text for text, host, port in hosts if not port or ipaddress.ip_address(host).is_unspecified]
-    if nobody:
-        raise ValueError(f"{', '.join(nobody)}: nobody is told there")
-    return value
-
-
-def _clash(one: tuple[str, int], other: tuple[str, int]) -> bool:
-    """Whether a socket at one address has the other too."""
-    (host, port), (other_host, other_port) = one, other
-    here, there = ipaddress.ip_address(host), ipaddress.ip_address(other_host)
-    wild = here.version == there.version and (here.is_unspecified or there.is_unspecified)
-    return port == other_port != 0 and (here == there or wild)
-
-
-def _prefixes(value: tuple[str, ...]) -> tuple[str, ...]:
-    Prefixes(value)
-    # Clients have IPv4 addresses without disguise and IPv6 addresses without a zone.
-    unseen = [each for each in value if "%" in each or getattr(ipaddress.ip_network(each)[0], "ipv4_mapped", None)]
-    if unseen:
-        raise ValueError(f"{', '.join(unseen)}: no client is seen under such an address")
-    return value
-
-
-def _neighbours(value: tuple[str, ...]) -> tuple[str, ...]:
-    _prefixes(tuple(each for each in value if not each.startswith(KEY)))
-    return tuple(KEY + _zone_name(each[len(KEY):]) if each.startswith(KEY) else each for each in value)
-
-
-def _certified(certificate: Path | None, key: Path | None) -> None:
-    """ValueError unless both are given and fit, or neither is."""
-    if (certificate is None) != (key is None):
-        raise ValueError("certificate and key are given together or not at all")
-    if certificate is not None:
-        try:
-            # An encrypted key would be asked for on a terminal; an empty password is refused at once instead.
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key, password="")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"certificate and key cannot be used: {error}") from error
-
-
-KEY: Final = "key:"
-"""What stands before a TSIG key's name in a list of who may do something."""
-PrefixList = Annotated[tuple[str, ...], AfterValidator(_prefixes)]
-NeighbourList = Annotated[tuple[str, ...], AfterValidator(_neighbours)]
-
-
-class Section(BaseModel):
-    """A table of the file: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class AdminOptions(Section):
@@ -138,7 +52,7 @@ class AdminOptions(Section):
         outside = [text for text in self.listen if not ipaddress.ip_address(address(text)[0]).is_loopback]
         if outside and self.certificate is None:
             raise ValueError(f"{', '.join(outside)} is not loopback: that needs certificate and key")
-        _certified(self.certificate, self.key)
+        certified(self.certificate, self.key)
         return self
 
 
@@ -155,13 +69,13 @@ class RegistryOptions(Section):
 class ZoneOptions(Section):
     """[[zones]]: one zone."""
 
-    name: Annotated[str, AfterValidator(_zone_name)] = Field(description="the zone's apex")
+    name: Annotated[str, AfterValidator(zone_name)] = Field(description="the zone's apex")
     file: Path = Field(description="its master file (RFC 1035)")
     transfer: NeighbourList = Field(
         default=(), description='who may transfer the zone: prefixes, TSIG keys as "key:NAME"; nobody when left out')
-    notify: Annotated[tuple[str, ...], AfterValidator(_told)] = Field(
+    notify: Annotated[tuple[str, ...], AfterValidator(told)] = Field(
         default=(), description="secondaries that are told when the zone has changed, each with its port")
-    notify_key: Annotated[str, AfterValidator(_zone_name)] | None = Field(
+    notify_key: Annotated[str, AfterValidator(zone_name)] | None = Field(
         default=None, description="the TSIG key that signs what they are told")
 
 
@@ -204,7 +118,7 @@ class TcpOptions(Section):
 class TlsOptions(Section):
     """[tls]: DNS over TLS (RFC 7858). Both files are read again when they change."""
 
-    listen: Annotated[tuple[str, ...], AfterValidator(_listen)] = Field(
+    listen: Annotated[tuple[str, ...], AfterValidator(listen_once)] = Field(
         default=(), description="addresses of DNS over TLS, port 853 by custom; none when left out")
     certificate: Path | None = Field(default=None, description="PEM file with the certificate chain")
     key: Path | None = Field(default=None, description="PEM file with its private key, unencrypted")
@@ -213,7 +127,7 @@ class TlsOptions(Section):
     def _complete(self) -> TlsOptions:
         if self.listen and self.certificate is None:
             raise ValueError("listen needs certificate and key")
-        _certified(self.certificate, self.key)
+        certified(self.certificate, self.key)
         return self
 
 
@@ -263,7 +177,7 @@ class WhyOptions(Section):
 class KeyOptions(Section):
     """[[keys]]: one TSIG key (RFC 8945)."""
 
-    name: Annotated[str, AfterValidator(_zone_name)] = Field(description="its name, the same at the other side")
+    name: Annotated[str, AfterValidator(zone_name)] = Field(description="its name, the same at the other side")
     algorithm: Literal["hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field(
         default="hmac-sha256", description="hmac-sha224, hmac-sha256, hmac-sha384 or hmac-sha512")
     secret: str | None = Field(default=None, repr=False, description="its secret in base64")
@@ -365,7 +279,7 @@ class Config(BaseSettings):
         used += [("why.allow", each[len(KEY):]) for each in self.why.allow if each.startswith(KEY)]
         wrong = [f"{place}: there is no key {name!r}" for place, name in used if name not in known]
         wrong += [f"tls.listen: {text} is in listen too" for text in self.tls.listen
-                  if any(_clash(address(text), address(other)) for other in self.listen)]
+                  if any(clash(address(text), address(other)) for other in self.listen)]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

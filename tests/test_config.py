@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dnsd import config, options
+from dnsd import config, option_types, options
 from dnsd.config import ConfigError
 from dnsd.serve.crowd import Limits
 
@@ -193,7 +193,7 @@ def test_an_unreadable_file_is_a_fault(tmp_path: Path, content: bytes | None) ->
     ("127.0.0.1:53", ("127.0.0.1", 53)), ("[::1]:0", ("::1", 0)), ("0.0.0.0:53", ("0.0.0.0", 53)),
     ("[::]:53", ("::", 53)), ("[fe80::1%lo]:53", ("fe80::1%lo", 53))])
 def test_address(text: str, expected: tuple[str, int]) -> None:
-    assert options.address(text) == expected
+    assert option_types.address(text) == expected
 
 
 @pytest.mark.parametrize("url", [

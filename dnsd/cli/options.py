@@ -96,7 +96,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def _own_url(config: Config) -> str:
     """Where the daemon of these settings listens: on loopback in the clear if it does, else by TLS."""
-    from dnsd.options import address
+    from dnsd.option_types import address
 
     for text in config.admin.listen:
         if ipaddress.ip_address(address(text)[0]).is_loopback:
