@@ -23,11 +23,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from dnsd import cookiefile, disk, metrics, sockets
 from dnsd.children import Child, log
-from dnsd.options import KEY, Config, address
+from dnsd.option_types import KEY, address
+from dnsd.options import Config
 from dnsd.registry import embedded
 
 FAILED, LOCKED = 1, 5  # exit codes
@@ -89,11 +90,9 @@ class Supervisor:
         self._feeds = [_pair() for _ in range(workers)]
         self._desks = [_pair() for _ in range(workers)] if _has_desk(config) else []
         self._tap = _pair() if config.capture.dnstap or config.capture.log else None
-        self._stats_path = config.state / disk.STATS
-        self._stats = _new_shared(self._stats_path, workers * metrics.REGION)
-        self._guard_path = config.state / disk.GUARD
-        if config.rate.answers:
-            _new_shared(self._guard_path, 8 * GUARD_SLOTS)
+        self._stats_file = _new_shared(config.state / disk.STATS, workers * metrics.REGION)
+        self._stats = memoryview(mmap.mmap(self._stats_file.fileno(), 0))
+        self._guard_file = _new_shared(config.state / disk.GUARD, 8 * GUARD_SLOTS) if config.rate.answers else None
         self._guard_key = int.from_bytes(os.urandom(8), "big")
         if config.cookie_file:
             cookiefile.ensure(config.cookie_file)
@@ -252,7 +251,7 @@ class Supervisor:
             "tls": [s.fileno() for s in bound.tls], "feed": self._feeds[slot][1].fileno(),
             "desk": self._desks[slot][1].fileno() if self._desks else -1,
             "tap": self._tap[1].fileno() if self._tap else -1, "tap_every": config.capture.every,
-            "lifeline": self._lifeline, "stats": str(self._stats_path),
+            "lifeline": self._lifeline, "stats": _inherited(self._stats_file),
             "limits": config.tcp.model_dump(exclude={"proxy_from"}), "proxy_from": config.tcp.proxy_from,
             "certificate": _path(config.tls.certificate), "key": _path(config.tls.key), "answering": self._answering(),
         })]
@@ -263,8 +262,9 @@ class Supervisor:
         zones = [each for zone in config.zones for each in zone.transfer]
         return {
             "resolvers": config.ecs.resolvers, "identity": config.identity.server, "version": config.identity.version,
-            "rate": config.rate.model_dump() if config.rate.answers else None, "guard": str(self._guard_path),
-            "guard_key": self._guard_key, "cookies": _path(config.cookie_file), "signed": bool(config.keys),
+            "rate": config.rate.model_dump() if config.rate.answers else None,
+            "guard": _inherited(self._guard_file) if self._guard_file else "", "guard_key": self._guard_key,
+            "cookies": _path(config.cookie_file), "signed": bool(config.keys),
             "neighbours": [each for each in zones if not each.startswith(KEY)],
             "why": [each for each in config.why.allow if not each.startswith(KEY)],
         }
@@ -272,7 +272,8 @@ class Supervisor:
     def _worker_descriptors(self, slot: int) -> list[int]:
         bound = self._bound[slot] or _NO_SOCKETS
         pairs = [self._feeds[slot], *self._desks[slot : slot + 1], *([self._tap] if self._tap else [])]
-        return [*(s.fileno() for s in bound.all()), *(theirs.fileno() for _, theirs in pairs), self._lifeline]
+        files = [file.fileno() for file in (self._stats_file, self._guard_file) if file]
+        return [*(s.fileno() for s in bound.all()), *(theirs.fileno() for _, theirs in pairs), *files, self._lifeline]
 
     def _control_settings(self) -> str:
         config = self._config
@@ -280,7 +281,7 @@ class Supervisor:
         settings |= {
             "feeds": [ours.fileno() for ours, _ in self._feeds], "lifeline": self._lifeline,
             "admin": [s.fileno() for s in self._admin], "store_url": config.registry.url or embedded.url(config.state),
-            "stats": str(self._stats_path), "atlas": str(config.atlas), "maps": str(config.maps),
+            "stats": str(config.state / disk.STATS), "atlas": str(config.atlas), "maps": str(config.maps),
             "certificate": settings["admin"]["certificate"], "key": settings["admin"]["key"],
             "desks": [ours.fileno() for ours, _ in self._desks], "tap": self._tap[0].fileno() if self._tap else -1,
             "keys": [{"name": key.name, "algorithm": key.algorithm, "secret": base64.b64encode(key.octets()).decode()}
@@ -310,12 +311,17 @@ def _lock(path: Path) -> Any:
     return file
 
 
-def _new_shared(path: Path, size: int) -> memoryview:
+def _new_shared(path: Path, size: int) -> BinaryIO:
     """Memory that workers share, all zero, in a new file: processes that are still leaving keep the old one."""
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would be noticed by a SIGBUS in the workers
-        return memoryview(mmap.mmap(file.fileno(), 0))
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "r+b")  # noqa: SIM115 - is kept
+    os.posix_fallocate(file.fileno(), 0, size)  # else a full disk would be noticed by a SIGBUS in the workers
+    return file
+
+
+def _inherited(file: BinaryIO) -> str:
+    """A path to a file that a child has inherited, whatever has become of its name."""
+    return f"/proc/self/fd/{file.fileno()}"
 
 
 def _has_desk(config: Config) -> bool:

@@ -211,6 +211,18 @@ def test_shared_memory_is_there_for_its_owner_before_it_is_used(rig: Any) -> Non
     assert (one.state / "cookies").stat().st_mode & 0o777 == 0o600
 
 
+def test_shared_memory_outlives_its_files(rig: Any) -> None:
+    """Somebody tidies up the state directory; then a worker dies."""
+    one = rig()
+    one.start()
+    before = one.workers()
+    for name in ("stats", "guard"):
+        (one.state / name).unlink()
+    os.kill(before[1], signal.SIGKILL)
+    until(lambda: {one.ask() for _ in range(20)} == {"w0", "w1"}, 10, "both answer")
+    assert one.workers()[1] != before[1]
+
+
 def test_a_second_daemon_on_the_same_state_is_refused(rig: Any, tmp_path: Path) -> None:
     one = rig()
     one.start()
