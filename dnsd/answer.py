@@ -145,8 +145,13 @@ def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: i
 
 
 def _truncated(ask: _Ask, heads: Heads, rcode: int, record: bytes) -> bytes:
-    """Only what fits whole is sent, and of a cut answer no part: resolvers ask again over TCP (RFC 2181 §9)."""
-    packet, tail, *_, ctx = ask
+    """Only what fits whole is sent, and of a cut answer no part: resolvers ask again over TCP (RFC 2181 §9).
+
+    Beside the longest names not even all options have room; they too are for TCP then.
+    """
+    packet, tail, opt, *_, ctx = ask
+    if tail + len(record) > wire.PLAIN_SIZE:
+        record = wire.PLAIN_OPT[opt[2]]
     ctx.count[metrics.TRUNCATED] += 1
     head = wire.heads(rcode, bool(heads[0][0] & 4), tc=True)[packet[2] & 1 | (2 if record else 0)]
     return packet[:2] + head + packet[12:tail] + record

@@ -6,16 +6,19 @@ Replies are read by dnspython. Every case names the counters that move; nothing 
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import dns.flags
 import dns.message
+import dns.rdatatype
 import pytest
 
 from dnsd import metrics as m
 from dnsd.answer import respond
 from dnsd.context import Context
+from dnsd.dns.cookies import Cookies
 from dnsd.dns.wire import OPTIONS_MAX
-from tests.golden.world import NOW, RESOLVER, Door, image, query, service, standard, wire, zone
+from tests.golden.world import NOW, RESOLVER, Door, endpoint, image, query, service, standard, wire, zone
 
 FORMERR, NOTIMP, NXDOMAIN, REFUSED, NOTAUTH, BADVERS = 1, 4, 3, 5, 9, 16
 QUESTION = wire("www.example.com") + b"\0\1\0\1"
@@ -426,19 +429,22 @@ def test_referral_that_does_not_fit_is_cut_for_its_glue() -> None:
     assert not door.send(query("x.sub.example.com", edns=True)).tc
 
 
-def test_the_longest_reply_without_data_fits_512() -> None:
-    """Longest name, subnet, NSID and error text: what is left after truncation always goes into the smallest limit."""
-    count = [0] * m.SLOTS
-    context = Context(count, node="n" * 63 + " w255")
-    held = image([zone("example.com", "")])
+@pytest.mark.parametrize("type_", ["A", "AAAA", "HTTPS", "MX"])
+@pytest.mark.parametrize(("apex", "rcode"), [("example.com", REFUSED), ("d" * 61, 0)])
+def test_the_longest_reply_without_data_fits_512(apex: str, rcode: int, type_: str) -> None:
+    """Longest name, subnet, NSID, cookie and error texts: what is left after truncation goes into the least limit."""
+    context = Context([0] * m.SLOTS, node="n" * 63 + " w255")
+    context.cookies = Cookies([bytes(16)])
+    web = service(f"*.{apex}", endpoint(1, aaaa=False), panic=True, last_good=["2001:db8::9"], types=[1, 28, 65])
+    held = image([zone(apex, "")], [replace(web, https=((1, b"\2h2"),))])
     held.stamp = type(held.stamp)(2**64 - 1, 2**64 - 1, 2**64 - 1)
-    options = option(3, b"") + ecs(2, 128, b"\xff" * 16)
+    options = option(3, b"") + ecs(2, 128, b"\xff" * 16) + option(10, b"8 octets")
     name = wire(".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61]))
-    packet = with_opt(opt(options, size=512), name + b"\0\1\0\1")
+    packet = with_opt(opt(options, size=512), name + struct.pack(">HH", dns.rdatatype.from_text(type_), 1))
     reply = respond(packet, RESOLVER, held, NOW, context)
     assert reply is not None
     assert len(reply) <= 512
-    assert dns.message.from_wire(reply).rcode() == REFUSED
+    assert dns.message.from_wire(reply).rcode() == rcode
 
 
 def test_errors_say_why() -> None:
