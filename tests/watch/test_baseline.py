@@ -1,0 +1,84 @@
+"""Timeouts from handshakes: near, far, unknown, frozen, a path that became longer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dnsd.watch.baseline import REMEMBERED, STUCK, Baseline
+from dnsd.watch.outcome import Outcome, Reason
+from dnsd.watch.target import Check
+
+CHECK = Check("http", 80)
+LOST = Outcome(False, Reason.TIMEOUT, 0.0, 300.0)
+
+
+def good(handshake_ms: float, total_ms: float | None = None) -> Outcome:
+    return Outcome(True, Reason.OK, handshake_ms, handshake_ms * 2 if total_ms is None else total_ms, handshake_ms)
+
+
+def after(*outcomes: Outcome) -> Baseline:
+    baseline = Baseline()
+    for outcome in outcomes:
+        baseline.judged(CHECK, outcome)
+    return baseline
+
+
+@pytest.mark.parametrize(("outcomes", "ms", "timeout_ms"), [
+    ([], None, 1000),
+    ([LOST], None, 1000),
+    ([good(1)], 1, 301),
+    ([good(250)], 250, 550),
+    ([good(800, 900)], 800, 1000),
+    ([good(20), good(90), good(30)], 20, 320),
+    ([good(20), LOST, LOST], 20, 320),
+    ([good(20), LOST, LOST, LOST], 20, 1000),
+    ([good(20), *[Outcome(False, Reason.REFUSED)] * 5], 20, 320),
+    ([good(20), LOST, LOST, Outcome(False, Reason.STATUS), LOST], 20, 320),
+    ([good(20), LOST, LOST, good(25), LOST], 20, 320),
+    ([good(20), *[Outcome(False, Reason.BUSY)] * 5], 20, 320),
+    ([good(20), *[good(60)] * (REMEMBERED - 1)], 20, 320),
+    ([good(20), *[good(60)] * REMEMBERED], 60, 360),
+    ([good(20), LOST, LOST, LOST, good(280)], 280, 580),
+])
+def test_timeouts(outcomes: list[Outcome], ms: float | None, timeout_ms: float) -> None:
+    baseline = after(*outcomes)
+    assert baseline.ms == ms
+    assert baseline.timeout_ms(CHECK) == timeout_ms
+
+
+@pytest.mark.parametrize(("before", "outcome", "reason"), [
+    ([], good(1, 300), Reason.OK),
+    ([], good(1, 302), Reason.TIMEOUT),  # a slow server at first sight
+    ([], good(400, 690), Reason.OK),  # a far one
+    ([good(250)], good(240, 545), Reason.OK),
+    ([good(20), LOST, LOST, LOST], good(20, 700), Reason.TIMEOUT),  # slow, not far
+    ([good(20), LOST, LOST, LOST], good(290, 580), Reason.OK),
+])
+def test_a_success_is_judged_by_its_own_handshake(before: list[Outcome], outcome: Outcome, reason: Reason) -> None:
+    judged = after(*before).judged(CHECK, outcome)
+    assert judged.reason is reason
+    assert judged.ok == (reason is Reason.OK)
+    assert judged[2:] == outcome[2:]
+
+
+def test_slow_servers_do_not_come_back_by_the_longer_timeout() -> None:
+    baseline = after(good(20), *[LOST] * STUCK)
+    for _ in range(20):
+        assert not baseline.judged(CHECK, good(20, 900)).ok
+    assert baseline.ms == 20
+    assert baseline.judged(CHECK, good(20, 100)).ok
+    assert baseline.timeout_ms(CHECK) == 320
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0.01, 900), st.floats(0, 900))), st.integers(10, 1000))
+def test_bounds(outcomes: list[tuple[bool, float, float]], timeout_ms: int) -> None:
+    check = CHECK._replace(timeout_ms=timeout_ms)
+    baseline = Baseline()
+    for ok, handshake, more in outcomes:
+        before = baseline.ms
+        judged = baseline.judged(check, good(handshake, handshake + more) if ok else LOST)
+        if not judged.ok:
+            assert baseline.ms == before, "failures teach nothing"
+        assert timeout_ms <= baseline.timeout_ms(check) <= 1000
