@@ -116,8 +116,11 @@ def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: i
             kind: int, node: Node | None = None) -> bytes | None:
     """Head, question as it came (0x20 kept), body, OPT; question and OPT with TC where that is too long."""
     packet, tail, opt, _, _, _, ctx = ask
-    if ctx.strict and (held := _held(ask, kind, node)) is not _PASSED:
-        return held
+    if ctx.strict:
+        empty = kind == metrics.KIND_WILDCARD and heads[0][4:6] == b"\0\0"
+        held = _held(ask, metrics.KIND_NODATA if empty else kind, node)
+        if held is not _PASSED:
+            return held
     count = ctx.count
     count[kind] += 1
     count[metrics.RCODE + rcode] += 1

@@ -32,6 +32,7 @@ KINDS = [
     ("www.example.com", "A", ANSWERS), ("api.example.com", "AAAA", ANSWERS), ("al.example.com", "A", ANSWERS),
     ("huge.example.com", "TXT", ANSWERS), ("x.w.example.com", "A", ANSWERS), ("www.example.com", "ANY", ANSWERS),
     ("www.example.com", "MX", OTHERS), ("b.example.com", "A", OTHERS),  # NODATA
+    ("x.w.example.com", "MX", OTHERS),
     ("nothing.example.com", "A", OTHERS), ("a.b.c.nothing.example.com", "TXT", OTHERS),  # NXDOMAIN
     ("x.sub.example.com", "A", OTHERS),  # referral
     ("example.net", "A", OTHERS), ("www.example.com", "AXFR", OTHERS),  # REFUSED
