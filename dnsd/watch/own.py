@@ -1,12 +1,13 @@
-"""Which addresses this machine has: what the policy takes for its own.
+"""What this machine has: the addresses that the policy takes for its own, and descriptors for probes.
 
 Lives here: asking the kernel. Does not live here: the policy (`watch.target`), what our processes listen on.
 
-By route netlink, the one interface that tells IPv4 and IPv6 alike and needs neither a name service nor a file system.
+Addresses by route netlink, the one interface that tells IPv4 and IPv6 alike and needs no file system.
 """
 
 from __future__ import annotations
 
+import resource
 import socket
 import struct
 from typing import Final
@@ -16,6 +17,9 @@ _NEWADDR: Final = 20
 _DONE: Final = 3
 _REQUEST_DUMP: Final = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _ADDRESS, _LOCAL, _BROADCAST, _ANYCAST = 1, 2, 4, 5  # IFA_*
+_OTHERS: Final = 512
+"""Descriptors of this process that are not for probes."""
+
 _WIDTH: Final[dict[int, int]] = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
@@ -28,6 +32,15 @@ def addresses() -> frozenset[bytes]:
         while _read(kernel.recv(1 << 16), found):
             pass
     return frozenset(found)
+
+
+def descriptors(wanted: int) -> int:
+    """How many sockets may be open for probes: `wanted`, or what the hard limit leaves. Raises this process's limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted + _OTHERS:
+        soft = wanted + _OTHERS if hard == resource.RLIM_INFINITY else min(wanted + _OTHERS, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _OTHERS))
 
 
 def _read(data: bytes, found: set[bytes]) -> bool:

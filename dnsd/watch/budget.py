@@ -1,0 +1,102 @@
+"""How many probes a second may be sent, to whom and for whom; beyond that, how much rarer each becomes.
+
+Lives here: the limits, the sums, the factors. Does not live here: when a probe is due (`watch.schedule`).
+
+Registering costs a tenant nothing and makes every node probe, so without limits a few thousand registrations are a
+flood at somebody else's door, or starve everyone's probes. Beyond a limit nothing is dropped: intervals become longer
+by the same factor for all that share the limit. A service pays for itself first: the node's limit counts it with at
+most its own. All sums are integers, so what is added is taken away again to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Final, NamedTuple
+
+_UNIT: Final = 3_600_000_000
+"""One probe a second, times 3.6 million: an interval up to an hour still counts, and shares of it."""
+
+
+class Limits(NamedTuple):
+    """Probes a second: of this node, for one service, to one /24 or /48, to one address; and how many may be under way.
+
+    The operator's own fleet (the policy's allow list) is free of the limits by network and address.
+    """
+
+    node: int = 2_000
+    service: int = 500
+    network: int = 200
+    address: int = 50
+    under_way: int = 2_000
+
+
+DEFAULT: Final = Limits()
+
+
+class Budget:
+    """The rates asked for, kept as targets come and go."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self.limits = limits
+        self._services: Counter[str] = Counter()
+        self._places: Counter[bytes] = Counter()
+        self._node = 0
+        self._left, self._since = self._most, now
+
+    def add(self, interval_ms: int, address: bytes, services: Collection[str]) -> None:
+        """A target is probed, for these services together."""
+        self._change(1, interval_ms, address, services)
+
+    def remove(self, interval_ms: int, address: bytes, services: Collection[str]) -> None:
+        """Takes back what `add` was given."""
+        self._change(-1, interval_ms, address, services)
+
+    @property
+    def stretched(self) -> float:
+        """By how much the node's own limit lengthens every interval; 1 when it does not."""
+        return max(1.0, self._node / (self.limits.node * _UNIT))
+
+    def stretch(self, address: bytes, services: Collection[str], *, ours: bool) -> float:
+        """By how much a target's interval is longer than asked for. `ours`: an address of the operator's own fleet.
+
+        Of services that share a target the one with the most left decides: it would have a right to it alone.
+        """
+        factor = min((self._services[name] / (self.limits.service * _UNIT) for name in services), default=1.0)
+        if not ours:
+            factor = max(factor, self._places[address] / (self.limits.address * _UNIT),
+                         self._places[_network(address)] / (self.limits.network * _UNIT))
+        return max(1.0, factor) * self.stretched
+
+    def take(self, now: float) -> bool:
+        """Whether one more probe may start now (seconds, monotonic): the node's limit, whatever was asked for."""
+        self._left = min(self._most, self._left + (now - self._since) * self.limits.node)
+        self._since = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+    @property
+    def _most(self) -> float:
+        return max(1.0, self.limits.node / 10)
+
+    def _change(self, sign: int, interval_ms: int, address: bytes, services: Collection[str]) -> None:
+        rate = sign * (1000 * _UNIT // interval_ms)
+        most = self.limits.service * _UNIT
+        for place in (address, _network(address)):
+            self._places[place] += rate
+            if not self._places[place]:
+                del self._places[place]
+        for name in services:
+            before = self._services[name]
+            after = before + sign * (abs(rate) // len(services))
+            self._node += min(after, most) - min(before, most)
+            self._services[name] = after
+            if not after:
+                del self._services[name]
+
+
+def _network(address: bytes) -> bytes:
+    """What one owner usually has: a /24, a /48. Never as long as an address, so both go into one table."""
+    return address[:3] if len(address) == 4 else address[:6]

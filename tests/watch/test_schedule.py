@@ -1,0 +1,315 @@
+"""The schedule on a virtual clock: once per target, evenly, at once when new, in order, within the budget."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from dnsd.dns.prefixes import Prefixes
+from dnsd.watch.budget import Limits
+from dnsd.watch.outcome import Outcome, Reason
+from dnsd.watch.schedule import Schedule, Target
+from dnsd.watch.target import Check, Policy
+
+FLEET = Policy(allow=Prefixes(["10.0.0.0/8"]))
+
+
+class World:
+    """A clock, targets that answer after a while, and what was seen."""
+
+    def __init__(self, policy: Policy = FLEET, limits: Limits = Limits(), took_ms: float = 1.0) -> None:  # noqa: B008
+        self.now = 1000.0
+        self.took_ms: float | None = took_ms
+        self.ok = True
+        self.reason = Reason.OK
+        self.events: list[tuple[float, int, Callable[[], None]]] = []
+        self.starts: list[tuple[float, bytes, float]] = []
+        self.results: list[tuple[Target, Outcome, int]] = []
+        self.stopped = self.most = self.count = 0
+        self.schedule = Schedule(self.begin, lambda *result: self.results.append(result), policy,
+                                 clock=self, node="a", limits=limits)
+
+    def unix_ms(self) -> int:
+        return int(self.now * 1000)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.events and self.events[0][0] <= until:
+            self.now, _, event = heapq.heappop(self.events)
+            event()
+        self.now = until
+        await asyncio.sleep(0)
+
+    def begin(self, check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None]) -> Probing:
+        self.starts.append((self.now, address, timeout_s))
+        self.most = max(self.most, self.schedule.under_way)
+        probing = Probing(self)
+        took = timeout_s * 1000 if self.took_ms is None else self.took_ms
+        outcome = (Outcome(False, Reason.TIMEOUT, 0, took) if self.took_ms is None
+                   else Outcome(self.ok, self.reason, took, took, took))
+        self.count += 1
+        heapq.heappush(self.events, (self.now + took / 1000, self.count,
+                                     lambda: None if probing.stopped else done(outcome)))
+        return probing
+
+    async def run(self, seconds: float) -> None:
+        """The schedule runs for so long."""
+        until = self.now + seconds
+        running = asyncio.create_task(self.schedule.run())
+        while self.now < until:
+            await asyncio.sleep(0)
+            assert not running.done(), running
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+class Probing:
+    def __init__(self, world: World) -> None:
+        self.world, self.stopped = world, False
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.world.stopped += 1
+
+
+def target(i: int, **changes: object) -> Target:
+    return Target(Check("tcp", 80)._replace(**changes), bytes((10, 0, i >> 8, i & 255)))
+
+
+def fill(world: World, count: int, service: str = "s", **changes: object) -> list[Target]:
+    made = [target(i, **changes) for i in range(count)]
+    for one in made:
+        assert world.schedule.watch(one, f"{service}/{one.address.hex()}", service) is None
+    return made
+
+
+@pytest.mark.asyncio
+async def test_two_hundred_endpoints_twice_a_second() -> None:
+    world = World()
+    fill(world, 200)
+    await world.run(20)
+    by_address: dict[bytes, list[float]] = {}
+    for at, address, _ in world.starts:
+        by_address.setdefault(address, []).append(at)
+    assert len(by_address) == 200
+    gaps = [after - before for times in by_address.values() for before, after in pairwise(times[1:])]
+    assert sorted(gaps)[len(gaps) * 99 // 100] <= 0.52
+    assert min(gaps) >= 0.48
+    assert all(0.1 < times[1] - times[0] < 0.64 for times in by_address.values())
+    tenths = Counter(int(at * 10) for at, _, _ in world.starts if at > 1002)
+    assert max(tenths.values()) < 2 * 40, "spread over the interval"
+    assert len(world.results) == pytest.approx(len(world.starts), abs=5)
+
+
+@pytest.mark.asyncio
+async def test_nodes_do_not_meet() -> None:
+    places = []
+    for node in ("a", "b", "c", "d"):
+        world = World()
+        world.schedule._node = node.encode()
+        fill(world, 1)
+        await world.run(2)
+        places.append(round(world.starts[-1][0] % 0.5, 2))
+    assert len(set(places)) > 2
+
+
+@pytest.mark.asyncio
+async def test_one_probe_however_many_ask() -> None:
+    world = World()
+    one = target(1)
+    for i in range(10):
+        world.schedule.watch(one, f"e{i}", f"s{i % 3}")
+    await world.run(10)
+    assert len(world.schedule) == 1
+    assert len(world.starts) in (20, 21, 22)
+    standing = world.schedule.standing(one)
+    assert standing
+    assert standing.asking == tuple(f"e{i}" for i in range(10))
+    assert standing.last
+    assert standing.last.ok
+    assert (standing.interval_ms, standing.baseline_ms, standing.timeout_ms) == (500, 1, 301)
+    for i in range(9):
+        world.schedule.forget(one, f"e{i}")
+    world.schedule.forget(one, "unknown")
+    assert len(world.schedule) == 1
+    world.schedule.forget(one, "e9")
+    world.schedule.forget(one, "e9")
+    assert len(world.schedule) == 0
+    assert world.schedule.standing(one) is None
+    assert world.schedule.stretched == 1
+    count = len(world.starts)
+    await world.run(2)
+    assert len(world.starts) == count
+
+
+@pytest.mark.asyncio
+async def test_a_registration_is_probed_at_once_also_while_running() -> None:
+    world = World()
+    running = asyncio.create_task(world.schedule.run())
+    while world.now < 1003:
+        await asyncio.sleep(0)
+    world.schedule.watch(target(5), "e", "s")
+    assert world.starts == [(world.now, target(5).address, 1.0)]
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert world.schedule.under_way == 0
+    assert world.stopped == 1
+
+
+@pytest.mark.asyncio
+async def test_a_black_hole_is_told_after_its_timeout_and_in_order() -> None:
+    world = World(took_ms=250)
+    (one,) = fill(world, 1)
+    await world.run(5)
+    assert {timeout for _, _, timeout in world.starts[1:]} == {0.55}
+    world.took_ms, died = None, world.now
+    world.results.clear()
+    await world.run(4)
+    first = [at for _, outcome, at in world.results if not outcome.ok][:3]
+    assert first[2] - died * 1000 <= 2100, "three failures, each half a second after the other though each takes longer"
+    assert world.most <= 2
+    world.took_ms = 5
+    world.results.clear()
+    await world.run(3)
+    verdicts = [outcome.ok for _, outcome, _ in world.results]
+    assert verdicts == sorted(verdicts), "a late timeout never follows a success that started after it"
+    assert world.schedule.standing(one).baseline_ms == 5  # type: ignore[union-attr]
+
+
+@pytest.mark.asyncio
+async def test_beyond_the_nodes_limit_intervals_stretch() -> None:
+    world = World(limits=Limits(node=100, service=10_000))
+    fill(world, 200)
+    assert world.schedule.stretched == 4
+    await world.run(30)
+    per_second = Counter(int(at) for at, _, _ in world.starts)
+    assert max(per_second.values()) <= 112
+    assert len(world.starts) == pytest.approx(3000, rel=0.05)
+    late = Counter(address for at, address, _ in world.starts if at > 1010)
+    assert min(late.values()) >= 9, "nobody is left out"
+    assert world.schedule.late_ms < 500
+    assert world.schedule.standing(target(0)).interval_ms == 2000  # type: ignore[union-attr]
+
+
+@pytest.mark.asyncio
+async def test_a_greedy_service_does_not_delay_another() -> None:
+    world = World(limits=Limits(node=200, service=100))
+    modest = [target(i, port=81) for i in range(10)]
+    for one in modest:
+        world.schedule.watch(one, f"m/{one.address.hex()}", "modest")
+    await world.run(3)
+    fill(world, 5000, "greedy")
+    world.starts.clear()
+    world.results.clear()
+    await world.run(10)
+    mine = [one for one, _, _ in world.results if one.check.port == 81]
+    assert len(mine) >= 10 * 19
+    assert len(world.starts) <= 10 * 125
+
+
+@pytest.mark.asyncio
+async def test_strangers_are_not_flooded_by_many_services() -> None:
+    world = World(policy=Policy(), limits=Limits(address=10, network=20))
+    for i in range(300):
+        assert world.schedule.watch(Target(Check("tcp", 1000 + i), b"\x08\x08\x08\x08"), f"e{i}", f"s{i}") in (
+            None, "port 1719 is not probed")
+    await world.run(20)
+    assert len(world.starts) <= 10 * 20 + 30
+
+
+@pytest.mark.asyncio
+async def test_sockets_are_bounded() -> None:
+    world = World(limits=Limits(under_way=7))
+    world.took_ms = None
+    fill(world, 50)
+    await world.run(5)
+    assert world.most == 7
+    assert len({address for _, address, _ in world.starts}) == 35, "the longest waiting go first"
+    assert world.schedule.late_ms > 1000
+
+
+@pytest.mark.asyncio
+async def test_a_forbidden_target_is_never_begun_and_a_new_policy_counts_at_once() -> None:
+    world = World(policy=Policy())
+    secret = target(9)
+    assert world.schedule.watch(secret, "e", "s") == "private use (RFC 1918)"
+    await world.run(2)
+    assert not world.starts
+    assert not world.results
+    assert world.schedule.standing(secret).refused  # type: ignore[union-attr]
+    world.schedule.set_policy(FLEET)
+    await world.run(1)
+    assert len(world.starts) in (2, 3)
+    world.took_ms = None
+    await world.run(1)
+    running = asyncio.create_task(world.schedule.run())
+    while not world.schedule.under_way:
+        await asyncio.sleep(0)
+    stopped = world.stopped
+    world.schedule.set_policy(Policy())
+    assert world.stopped > stopped, "what is under way ends"
+    assert world.schedule.under_way == 0
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.asyncio
+async def test_our_own_faults_are_not_told_but_shown() -> None:
+    world = World()
+    world.ok, world.reason = False, Reason.NO_ROUTE
+    (one,) = fill(world, 1)
+    await world.run(3)
+    assert len(world.starts) > 4
+    assert not world.results
+    assert world.schedule.standing(one).last.reason is Reason.NO_ROUTE  # type: ignore[union-attr]
+
+
+@pytest.mark.asyncio
+async def test_a_result_that_nobody_can_take_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no")
+
+    world.schedule._on_result = broken
+    fill(world, 2)
+    await world.run(3)
+    assert len(world.starts) > 8
+    assert "a probe's result was lost" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_a_result_may_change_what_is_asked_for() -> None:
+    world = World()
+    (one,) = fill(world, 1)
+    world.schedule._on_result = lambda *_: world.schedule.keep({target(2): {"e": "s"}})
+    await world.run(3)
+    assert world.schedule.standing(one) is None
+    assert world.schedule.standing(target(2))
+    assert world.schedule.under_way == 0
+
+
+def test_keep_makes_it_exactly_so() -> None:
+    world = World()
+    fill(world, 3)
+    wanted = {target(1): {"s/0a000001": "s", "t/1": "t"}, target(7): {"t/7": "t"}}
+    for _ in range(2):
+        world.schedule.keep(wanted)
+        assert len(world.schedule) == 2
+        assert world.schedule.standing(target(1)).asking == ("s/0a000001", "t/1")  # type: ignore[union-attr]
+    world.schedule.keep({})
+    assert len(world.schedule) == 0
+    assert not world.schedule._budget._services
+
+
+def test_an_override_makes_targets_one() -> None:
+    check = Check("tcp", 80)
+    assert Target.of(check._replace(address=b"\n\0\0\1"), b"\n\0\0\2") == Target.of(check, b"\n\0\0\1")
