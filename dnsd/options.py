@@ -200,6 +200,18 @@ class KeyOptions(Section):
             raise ValueError(f"the secret cannot be read: {error}") from None
 
 
+class ProbeOptions(Section):
+    """[probes]: health checks of this node (docs/health.md)."""
+
+    enabled: bool = Field(default=True, description="whether this node probes at all; if not, endpoints are up")
+    allow: PrefixList = Field(
+        default=(), description="private and reserved prefixes that may be probed; others never are")
+    deny: PrefixList = Field(default=(), description="prefixes that are never probed, whatever is allowed")
+    ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field(
+        default=(), description="the only ports that may be probed; left out: all but those of docs/health.md")
+    rate: int = Field(default=2000, ge=1, le=100_000, description="probes a second; beyond it, intervals grow")
+
+
 class CaptureOptions(Section):
     """[capture]: a sample of queries and answers for those who want to look at traffic."""
 
@@ -267,6 +279,7 @@ class Config(BaseSettings):
     identity: IdentityOptions = IdentityOptions()
     why: WhyOptions = WhyOptions()
     capture: CaptureOptions = CaptureOptions()
+    probes: ProbeOptions = ProbeOptions()
     zones: Annotated[tuple[ZoneOptions, ...], AfterValidator(_once)] = ()
     keys: Annotated[tuple[KeyOptions, ...], AfterValidator(_once)] = ()
 

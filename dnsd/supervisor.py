@@ -283,6 +283,7 @@ class Supervisor:
             "admin": [s.fileno() for s in self._admin], "store_url": config.registry.url or embedded.url(config.state),
             "stats": str(config.state / disk.STATS), "atlas": str(config.atlas), "maps": str(config.maps),
             "certificate": settings["admin"]["certificate"], "key": settings["admin"]["key"],
+            "admin_listen": list(config.admin.listen),
             "desks": [ours.fileno() for ours, _ in self._desks], "tap": self._tap[0].fileno() if self._tap else -1,
             "keys": [{"name": key.name, "algorithm": key.algorithm, "secret": base64.b64encode(key.octets()).decode()}
                      for key in config.keys],

@@ -31,6 +31,7 @@ from dnsd.control.desk import Answers, Desk
 from dnsd.control.face import Control
 from dnsd.control.feeds import Feeds
 from dnsd.control.files import ImageFiles
+from dnsd.control.health import Health
 from dnsd.control.intake import Intake
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps, opened
@@ -41,6 +42,7 @@ from dnsd.control.tap import Capture, CaptureSettings, outlets
 from dnsd.control.transfer import Allowed
 from dnsd.control.tsig import Keys, KeySettings
 from dnsd.control.views import Views
+from dnsd.control.watching import ProbeSettings, Watching
 from dnsd.control.zones import Zones
 from dnsd.dns.prefixes import Prefixes
 from dnsd.image.reading import ImageError
@@ -80,6 +82,12 @@ class EcsSettings(BaseModel):
     resolvers: tuple[str, ...] = ("0.0.0.0/0", "::/0")
 
 
+class ListenSettings(BaseModel):
+    """Of a table of settings, where it listens."""
+
+    listen: list[str] = []
+
+
 class Settings(BaseModel):
     """The JSON argument: the node's settings and inherited descriptors. What is not known here is for others."""
 
@@ -102,6 +110,10 @@ class Settings(BaseModel):
     desks: list[int] = []
     why: WhySettings = WhySettings()
     ecs: EcsSettings = EcsSettings()
+    listen: list[str] = []
+    tls: ListenSettings = ListenSettings()
+    admin_listen: list[str] = []
+    probes: ProbeSettings = ProbeSettings()
     tap: int = -1
     capture: CaptureSettings = CaptureSettings()
     log_level: str = "info"
@@ -155,6 +167,10 @@ class Process:
         self.control.ecs_from = Prefixes(settings.ecs.resolvers)
         if settings.tap >= 0:
             self.control.capture = _capture(settings)
+        self.health = self.views.health = Health(self.fleet, self.publisher, self.clock)
+        self.watching = self.control.watching = Watching(
+            settings.probes, self.health, sockets=[*settings.listen, *settings.tls.listen, *settings.admin_listen],
+            store_url=settings.store_url, node=settings.node, state=settings.state, clock=self.clock)
 
     async def run(self) -> int:
         """Start, keep running, leave; the exit code."""
@@ -169,7 +185,7 @@ class Process:
         api = await self._start_api()
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
-            self._first_token, self._keep, self._read_zones, self.secondaries.run]
+            self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())
@@ -180,6 +196,7 @@ class Process:
             if api is not None:
                 await api.cleanup()
             self._save()
+            self.watching.save()
             if self.control.capture is not None:
                 await asyncio.to_thread(self.control.capture.close)
             await self.registry.close()
@@ -215,6 +232,7 @@ class Process:
         except (ValueError, OSError) as error:
             _log.error("the memory of last good answers is lost: %s", error)
         self.secondaries.take_over()
+        self.watching.take_over()
         stats = self.control.stats
         for slot in range(min(metrics.workers(stats), len(self.feeds.feeds))):
             head = metrics.head(stats, slot)

@@ -26,6 +26,7 @@ from dnsd.control.publish import Publisher
 from dnsd.control.secondaries import Secondaries
 from dnsd.control.tap import Capture
 from dnsd.control.views import Views
+from dnsd.control.watching import Watching
 from dnsd.control.zones import Zones, conflicts, misplaced
 from dnsd.dns import names
 from dnsd.dns.prefixes import Prefixes
@@ -51,6 +52,7 @@ class Control:
         self.intake, self.lease_clock, self.zones, self.clock = intake, lease_clock, zones, clock
         self.capture: Capture | None = None
         self.secondaries: Secondaries | None = None
+        self.watching: Watching | None = None
         self.desk: Callable[[], dict[str, Any]] = dict  # what has been asked of it
         self.ecs_from: Prefixes | None = None  # whose client subnets are believed; None: everybody's
         self.draining = False
@@ -92,8 +94,9 @@ class Control:
         for feed in self.feeds.feeds:
             if feed.behind or feed.closed:
                 yield f"worker {feed.slot} does not take changes"
-        if self.secondaries is not None:
-            yield from self.secondaries.conditions()
+        for part in (self.secondaries, self.watching):
+            if part is not None:
+                yield from part.conditions()
         for outlet in self._captures().values():
             if outlet["problem"]:
                 yield f"capture: {outlet['to']}: {outlet['problem']}"
@@ -122,6 +125,7 @@ class Control:
             "zones": self._zones(),
             "maps": self.maps.described(),
             "capture": self._captures(),
+            "health": self._health(),
             "desk": self.desk(),
             "last_good": list(self._last_good())[:LISTED],
             "conditions": details["conditions"],
@@ -184,6 +188,15 @@ class Control:
             head = metrics.head(self.stats, slot)
             told |= {"pid": head[metrics.PID], "starts": head[metrics.STARTS]}
         return told
+
+    def _health(self) -> dict[str, Any]:
+        """What is measured, and what comes of it."""
+        if self.watching is None:
+            return {}
+        resolved = self.views.resolved.items()
+        held = [name for name, one in resolved if any(sifted.held for sifted in one.sifted.values())]
+        panic = [name for name, one in resolved if one.view.panic]
+        return {**self.watching.described(), "held": held[:LISTED], "panic": panic[:LISTED]}
 
     def _captures(self) -> dict[str, dict[str, Any]]:
         return self.capture.described() if self.capture is not None else {}

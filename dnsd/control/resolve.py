@@ -12,15 +12,18 @@ Pure: fleet, memory and the time in, a view and the next memory out, so the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from dnsd.control import standing
+from dnsd.control.standing import Candidate, Measured, Sifted
 from dnsd.control.state import Fleet
 from dnsd.dns import names, types
 from dnsd.model import EndpointView, Policy, ServiceView
 from dnsd.registry.models import Endpoint, Https, Override, PolicySpec, Service
 from dnsd.steer import policy
+from dnsd.steer.limits import Removal
 
 LAST_GOOD_MS: Final = 24 * 3600 * 1000
 TYPES: Final = {"A": types.A, "AAAA": types.AAAA}
@@ -48,33 +51,64 @@ Memory = Mapping[int, Remembered]
 
 
 class Member(NamedTuple):
-    """One endpoint of a service: what is forced on it, and for which families it may be answered, and why."""
+    """One endpoint of a service: what is forced on it, and for which families it may be answered, and why.
+
+    `share` is the part of its weight it gets, `points` its health, both of 1000.
+    """
 
     endpoint: Endpoint
     forced: Override | None
     a: bool
     aaaa: bool
     reason: str
+    share: int = standing.WHOLE
+    points: int = PERFECT
+
+
+Removals = Mapping[int, tuple[Removal, ...]]
+"""Record type -> what health has removed of it, for one service."""
+
+
+class Health(NamedTuple):
+    """What is measured of a service's endpoints, by id and record type, and what health had removed before."""
+
+    measured: Callable[[str, int], Measured]
+    before: Removals
+
+
+UNMEASURED: Final = Health(lambda _id, _type: Measured(), {})
 
 
 class Resolved(NamedTuple):
-    """A service's view, the reasons behind it, and its memory from now on."""
+    """A service's view, the reasons behind it, and its memory from now on. `sifted`: what health has decided, by type.
+    """
 
     view: ServiceView
     members: tuple[Member, ...]
     memory: Memory
+    sifted: Mapping[int, Sifted]
+
+    @property
+    def restless(self) -> bool:
+        """Whether time alone will change it soon: a ramp goes on, or the limits hold something back."""
+        return any(one.held or any(share < standing.WHOLE for share in one.shares.values())
+                   for one in self.sifted.values())
 
 
-def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 0) -> Resolved:
+def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 0,
+            health: Health = UNMEASURED) -> Resolved:
     """Resolve one service at `now_ms` (unix ms). KeyError when there is no such service."""
     service = fleet.services[name]
     members = _members(fleet, service, now_ms)
+    sifted = {} if service.check == "none" else {
+        type_: _sift(service, members, type_, health, now_ms) for type_ in TYPES.values()}
+    members = tuple(_healthy(member, sifted, health) for member in members) if sifted else members
     live = tuple(
         EndpointView(
             m.endpoint.id, m.endpoint.site,
             m.endpoint.a.packed if m.a and m.endpoint.a else None,
             m.endpoint.aaaa.packed if m.aaaa and m.endpoint.aaaa else None,
-            m.endpoint.tier, m.endpoint.weight, PERFECT, load_points(m.endpoint.load))
+            m.endpoint.tier, _part(m.endpoint.weight, m.share), m.points, load_points(m.endpoint.load))
         for m in members if m.a or m.aaaa)
     owned = owned_types(fleet, service)
     after: dict[int, Remembered] = {}
@@ -86,12 +120,13 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
     fallback = {
         types.A: tuple(address.packed for address in service.fallback.a),
         types.AAAA: tuple(address.packed for address in service.fallback.aaaa)}
-    in_doubt = any(last[t] and not fallback[t] for t in owned)
+    in_doubt = any(last[t] and not fallback[t] for t in owned) or any(one.doubt for one in sifted.values())
     view = ServiceView(
         names.to_wire(name), _policy(service.policy), service.ttl_floor if in_doubt else service.ttl,
         owned | {types.HTTPS} if service.https is not None else owned, live, fallback[types.A], fallback[types.AAAA],
-        last[types.A], last[types.AAAA], map_id, https=https_params(service.https))
-    return Resolved(view, members, after)
+        last[types.A], last[types.AAAA], map_id, any(one.panic for one in sifted.values()),
+        https_params(service.https))
+    return Resolved(view, members, after, sifted)
 
 
 def forced(fleet: Fleet, key: str, site: str, now_ms: int) -> Override | None:
@@ -172,6 +207,42 @@ def _members(fleet: Fleet, service: Service, now_ms: int) -> tuple[Member, ...]:
                 a, aaaa = a and not others_a, aaaa and not others_aaaa
         found.append(Member(endpoint, override, a, aaaa, reason))
     return tuple(found)
+
+
+def _sift(service: Service, members: tuple[Member, ...], type_: int, health: Health, now_ms: int) -> Sifted:
+    """What health makes of those that could be answered in one family."""
+    fallback = service.fallback.a if type_ == types.A else service.fallback.aaaa
+    candidates = [
+        Candidate(m.endpoint.id, m.endpoint.site, m.endpoint.tier, m.endpoint.weight,
+                  health.measured(m.endpoint.id, type_), m.forced is not None and m.forced.state == "up")
+        for m in members if (m.a if type_ == types.A else m.aaaa)]
+    return standing.sift(candidates, health.before.get(type_, ()), now_ms, fallback=bool(fallback))
+
+
+def _healthy(member: Member, sifted: Mapping[int, Sifted], health: Health) -> Member:
+    """The member as health leaves it: the lesser of what both families say of its weight and points."""
+    id_ = member.endpoint.id
+    shares, points, reasons = [], [], []
+    for type_, could, family in ((types.A, member.a, "IPv4"), (types.AAAA, member.aaaa, "IPv6")):
+        one = sifted[type_]
+        if not could:
+            continue
+        if id_ in one.out:
+            reasons.append(f"{family} {one.out[id_]}")
+            continue
+        shares.append(one.shares[id_])
+        points.append(PERFECT if one.panic else standing.POINTS[health.measured(id_, type_).state])
+        if id_ in one.held:
+            reasons.append(f"{family} answered though down: health may not remove so much at once")
+    return member._replace(
+        a=member.a and id_ in sifted[types.A].shares, aaaa=member.aaaa and id_ in sifted[types.AAAA].shares,
+        share=min(shares, default=standing.WHOLE), points=min(points, default=PERFECT),
+        reason="; ".join(reasons) or member.reason)
+
+
+def _part(weight: int, share: int) -> int:
+    """A weight's part, at least 1 unless it is 0: 0 would mean never while another can be."""
+    return max(min(weight, 1), weight * share // standing.WHOLE)
 
 
 def _remember(

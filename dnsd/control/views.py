@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from dnsd import disk
 from dnsd.control import resolve
-from dnsd.control.resolve import Good, Memory, Remembered, Resolved
+from dnsd.control.resolve import UNMEASURED, Good, Health, Memory, Remembered, Resolved
+from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.model import ServiceView
 from dnsd.registry.models import Override, Service, Site
@@ -25,12 +26,24 @@ FORMAT: Final = 1
 MAX_NODE_FILE: Final = 256 * 1024 * 1024
 
 
+class Measuring(Protocol):
+    """What of `control.health` is needed."""
+
+    def renew(self, name: str) -> None:
+        """A service is resolved anew: probe what it has now."""
+
+    def measured(self, service: str, id_: str, type_: int) -> Measured:
+        """What is known of an endpoint's address."""
+
+
 class Views:
     """Resolved services by name. `map_of` says which map a service's record refers to."""
 
     def __init__(self, fleet: Fleet, map_of: Callable[[str], int]) -> None:
         self.fleet = fleet
         self.map_of = map_of
+        self.health: Measuring | None = None
+        self._restless: set[str] = set()
         self.resolved: dict[str, Resolved] = {}
         self.memories: dict[str, Memory] = {}
         self.unsaved = False
@@ -46,10 +59,17 @@ class Views:
                 if self.resolved.pop(name, None) is not None:
                     found[name] = None
                 self._stored.pop(name, None)
+                self._restless.discard(name)
                 self._remember(name, {})
+                if self.health is not None:
+                    self.health.renew(name)
                 continue
+            if self.health is not None:
+                self.health.renew(name)
             memory = self.memories.get(name, {})
-            now = self.resolved[name] = resolve.resolve(self.fleet, name, memory, now_ms, self.map_of(name))
+            now = self.resolved[name] = resolve.resolve(
+                self.fleet, name, memory, now_ms, self.map_of(name), self._health(name))
+            (self._restless.add if now.restless else self._restless.discard)(name)
             if now.memory != memory or self._stored.get(name) is not self.fleet.services[name]:
                 self._stored[name] = self.fleet.services[name]
                 self._remember(name, now.memory)
@@ -59,7 +79,16 @@ class Views:
     def changed_by_time(self, now_ms: int) -> set[str]:
         """Services that time alone has changed since this was last asked."""
         since, self._looked_ms = self._looked_ms or now_ms, now_ms
-        return resolve.changed_by_time(self.fleet, self.memories, since, now_ms)
+        return resolve.changed_by_time(self.fleet, self.memories, since, now_ms) | self._restless
+
+    def _health(self, name: str) -> Health:
+        """What is measured of a service, and what health had removed of it."""
+        before = self.resolved.get(name)
+        removals = {type_: one.removals for type_, one in before.sifted.items()} if before is not None else {}
+        measuring = self.health
+        if measuring is None:
+            return UNMEASURED
+        return Health(lambda id_, type_: measuring.measured(name, id_, type_), removals)
 
     def dump(self, now_ms: int, cursor: str) -> bytes:
         """The content of `node.json`; `cursor` is where in the registry's history it was true."""

@@ -172,6 +172,44 @@ class Https(Model):
         return base64.b64encode(ech).decode() if ech is not None else None
 
 
+PORTS = {"http": 80, "https": 443, "tls": 443, "dns": 53, "grpc": None, "tcp": None}
+"""The kinds of health check, and the ports they go to when none is declared."""
+
+
+class Check(Model):
+    """How the health of a service's endpoints is found out: one probe of each address that is handed out."""
+
+    kind: Literal["http", "https", "tcp", "tls", "grpc", "dns"]
+    port: int | None = Field(default=None, ge=1, le=65535, description="left out: the kind's; tcp and grpc need one")
+    address: AddressA | AddressAAAA | None = Field(
+        default=None, description="probed instead of each endpoint's own address: all stand and fall with it")
+    host: Name | None = Field(default=None, description="Host and SNI, or what dns asks for; left out: the service")
+    path: Annotated[str, StringConstraints(pattern=r"^/[!-~]{0,254}$")] = "/"
+    method: Literal["GET", "HEAD"] = "GET"
+    status: tuple[Annotated[int, Field(ge=100, le=599)], Annotated[int, Field(ge=100, le=599)]] = Field(
+        default=(200, 399), description="the least and the greatest status that is healthy")
+    text: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
+        default=None, description="must be in the first 4 kB of the body")
+    verify: bool = Field(default=True, description="whether the certificate is checked")
+    interval_ms: int = Field(default=500, ge=100, le=600_000)
+    timeout_ms: int = Field(default=300, ge=10, le=1000, description="above the usual time of a handshake; 1 s in all")
+    fall: int = Field(default=3, ge=1, le=20, description="failures in a row that make it down")
+    rise: int = Field(default=2, ge=1, le=100, description="successes in a row that make it up again")
+    ramp_ms: int = Field(default=10_000, ge=0, le=600_000, description="until what is up again has all its weight")
+    initial: Literal["unknown", "up"] = Field(
+        default="unknown", description="unknown: answered from its first success on, or when there is nothing else")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Check:
+        if self.port is None and PORTS[self.kind] is None:
+            raise ValueError(f"a check of kind {self.kind} needs a port")
+        if self.status[0] > self.status[1]:
+            raise ValueError("status: the least is above the greatest")
+        if self.text is not None and (self.kind not in ("http", "https") or self.method == "HEAD"):
+            raise ValueError("text is looked for in the body of an HTTP GET")
+        return self
+
+
 class Service(Model):
     """A dynamic owner name: policy, TTL, fallback. Its zone is the longest configured zone that holds the name."""
 
@@ -183,7 +221,7 @@ class Service(Model):
         default=None, description="record types it owns; left out: those its endpoints and fallback ever had")
     fallback: Fallback = Fallback()
     https: Https | None = Field(default=None, description="declared, it owns HTTPS too")
-    check: Literal["none"] = "none"
+    check: Check | Literal["none"] = Field(default="none", description="none: endpoints are up while they are there")
 
     @field_validator("name")
     @classmethod

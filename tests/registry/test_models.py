@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -69,3 +70,30 @@ def test_what_https_cannot_say(https: dict[str, Any], places: list[str]) -> None
     with pytest.raises(ValidationError) as raised:
         Service.model_validate({"name": "a.example", "https": https})
     assert [error["loc"][1] for error in raised.value.errors()] == places
+
+
+@pytest.mark.parametrize("check", [
+    "none", {"kind": "http"}, {"kind": "tcp", "port": 5432}, {"kind": "dns", "host": "health.example"},
+    {"kind": "https", "path": "/healthz?full=1", "status": [200, 200], "text": "ok", "host": "a.b", "verify": False},
+    {"kind": "grpc", "port": 50051, "interval_ms": 1000, "timeout_ms": 500, "rise": 5, "fall": 2, "initial": "up"},
+    {"kind": "tls", "address": "192.0.2.1"}, {"kind": "tls", "address": "2001:db8::1", "ramp_ms": 0}])
+def test_checks_come_back_as_they_were_written(check: Any) -> None:
+    made = Service.model_validate({"name": "a.example", "check": check})
+    assert Service.model_validate_json(made.model_dump_json()) == made
+    written = made.model_dump(mode="json")["check"]
+    assert written == check if check == "none" else {key: written[key] for key in check} == check
+
+
+@pytest.mark.parametrize(("check", "said"), [
+    ({"kind": "ping"}, "kind"), ({"kind": "tcp"}, "a check of kind tcp needs a port"),
+    ({"kind": "grpc"}, "a check of kind grpc needs a port"), ({"kind": "http", "path": "x"}, "path"),
+    ({"kind": "http", "path": "/a b"}, "path"), ({"kind": "http", "path": "/\r\nX: y"}, "path"),
+    ({"kind": "http", "status": [300, 200]}, "the least is above the greatest"),
+    ({"kind": "tcp", "port": 1, "text": "x"}, "text is looked for"),
+    ({"kind": "http", "method": "HEAD", "text": "x"}, "text is looked for"),
+    ({"kind": "http", "address": "0.0.0.0"}, "cannot be answered"),
+    ({"kind": "http", "interval_ms": 1}, "interval_ms"),
+    ({"kind": "http", "timeout_ms": 1001}, "timeout_ms"), ({"kind": "http", "headers": {}}, "headers"), ("some", "check")])
+def test_what_no_check_can_be(check: Any, said: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        Service.model_validate({"name": "a.example", "check": check})

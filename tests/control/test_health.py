@@ -1,0 +1,203 @@
+"""What is measured: services to targets, results to states, what a restart keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnsd.control.clock import Clock
+from dnsd.control.health import KEPT_MS, Health, text
+from dnsd.control.standing import Measured
+from dnsd.control.state import Fleet
+from dnsd.registry.models import Model
+from dnsd.steer.health import State
+from dnsd.watch.outcome import Outcome, Reason
+from dnsd.watch.schedule import Standing, Target
+from tests.control.fleet_samples import NOW, SERVICE, endpoint, events, gone, service
+
+GOOD, BAD = Outcome(True, Reason.OK, 3, 5, 2), Outcome(False, Reason.TIMEOUT)
+CHECK = {"kind": "http", "port": 8080}
+ONE, TWO = endpoint("one", "192.0.2.1", "2001:db8::1"), endpoint("two", "192.0.2.2")
+
+
+class Time(Clock):
+    """A clock that is set."""
+
+    now_ms = NOW
+
+    def unix_ms(self) -> int:
+        return self.now_ms
+
+
+class Rig:
+    """Health with a schedule that remembers what is wanted, and a publisher that remembers what is marked."""
+
+    def __init__(self, *objects: Model) -> None:
+        self.fleet = Fleet()
+        self.clock = Time()
+        self.wanted: dict[str, set[str]] = {}
+        self.last: dict[Target, Outcome] = {}
+        self.refused: str | None = None
+        self.marked: list[set[str]] = []
+        self.health = Health(self.fleet, self, self.clock)  # type: ignore[arg-type]
+        self.health.schedule = self
+        self.change(*objects)
+
+    def watch(self, target: Target, asking: str, service: str) -> None:
+        assert asking == service
+        self.wanted.setdefault(asking, set()).add(text(target))
+
+    def forget(self, target: Target, asking: str) -> None:
+        self.wanted[asking].remove(text(target))
+        self.last.pop(target, None)
+
+    def standing(self, target: Target) -> Standing:
+        return Standing(self.last.get(target), self.clock.now_ms, 500, 300, None, self.refused, ("x",))
+
+    def mark(self, services: set[str]) -> None:
+        self.marked.append(set(services))
+
+    def change(self, *objects: Model, removed: tuple[Model, ...] = ()) -> None:
+        touched = self.fleet.apply(events(self.fleet.version + 1, *objects), NOW) if objects else None
+        if removed:
+            touched = self.fleet.apply(gone(self.fleet.version + 1, *removed), NOW)
+        for name in touched.services if touched is not None else ():
+            self.health.renew(name)
+
+    def see(self, id_: str, results: str, type_: int = 1, name: str = SERVICE) -> None:
+        target = self.health._targets[name][id_, type_]
+        for one in results:
+            self.last[target] = GOOD if one == "+" else BAD
+            self.health.took(target, self.last[target], self.clock.now_ms)
+
+    def state(self, id_: str, type_: int = 1, name: str = SERVICE) -> Measured:
+        return self.health.measured(name, id_, type_)
+
+
+def test_every_address_that_is_handed_out_is_a_target() -> None:
+    rig = Rig(service(check=CHECK), ONE, TWO)
+    assert rig.wanted == {SERVICE: {"http 192.0.2.1:8080", "http [2001:db8::1]:8080", "http 192.0.2.2:8080"}}
+    rig.change(removed=(TWO,))
+    assert rig.wanted[SERVICE] == {"http 192.0.2.1:8080", "http [2001:db8::1]:8080"}
+    rig.change(service(check="none"))
+    assert rig.wanted[SERVICE] == set()
+    assert rig.health.described()["targets"] == 0
+    assert rig.state("one") == Measured()
+
+
+@pytest.mark.parametrize(("check", "field", "value"), [
+    ({"kind": "http"}, "port", 80), ({"kind": "https"}, "port", 443), ({"kind": "tls"}, "port", 443),
+    ({"kind": "http"}, "host", SERVICE), ({"kind": "http", "host": "a.b"}, "host", "a.b"),
+    ({"kind": "dns"}, "port", 53),
+    ({"kind": "dns"}, "qname", SERVICE), ({"kind": "dns", "host": "q.example"}, "qname", "q.example"),
+    ({"kind": "http", "text": "ok"}, "text", b"ok"), ({"kind": "https", "verify": False}, "verify", False),
+    ({"kind": "http", "method": "HEAD", "path": "/x", "status": [200, 204]}, "status", (200, 204)),
+    ({"kind": "http", "interval_ms": 900, "timeout_ms": 200}, "interval_ms", 900),
+])
+def test_what_a_check_leaves_out(check: dict[str, Any], field: str, value: object) -> None:
+    rig = Rig(service(check=check), ONE)
+    [target, _] = rig.health._targets[SERVICE].values()
+    assert getattr(target.check, field) == value
+
+
+def test_a_wildcard_service_is_asked_for_the_name_it_stands_for() -> None:
+    rig = Rig(service("*.w.example.com", check=CHECK), endpoint("e", "192.0.2.9", service="*.w.example.com"))
+    [target] = rig.health._targets["*.w.example.com"].values()
+    assert target.check.host == "w.example.com"
+
+
+def test_a_declared_target_stands_for_all() -> None:
+    rig = Rig(service(check={**CHECK, "address": "192.0.2.100"}), ONE, TWO)
+    assert rig.wanted[SERVICE] == {"http 192.0.2.100:8080"}
+    rig.see("one", "---")
+    assert {rig.state(id_, type_).state for id_, type_ in (("one", 1), ("one", 28), ("two", 1))} == {State.DOWN}
+
+
+def test_states_and_who_is_told() -> None:
+    rig = Rig(service(check=CHECK), ONE, TWO)
+    assert rig.state("one").state is State.UNKNOWN
+    rig.see("one", "+")
+    assert rig.state("one") == Measured(State.UP, 1000, False, "ok")
+    assert rig.marked == [{SERVICE}]
+    rig.see("one", "+++")
+    assert len(rig.marked) == 1, "nothing has changed"
+    rig.see("one", "-")
+    assert (rig.state("one").state, rig.state("one").doubt, len(rig.marked)) == (State.UP, True, 2)
+    rig.see("one", "--")
+    assert (rig.state("one").state, rig.state("one").result, len(rig.marked)) == (State.DOWN, "timeout", 3)
+    rig.see("one", "++")
+    assert (rig.state("one").state, rig.state("one").share) == (State.UP, 125)
+    rig.clock.now_ms += 10_000
+    assert rig.state("one").share == 1000
+    assert rig.state("one", 28).state is State.UNKNOWN, "each address by itself"
+
+
+def test_two_services_share_a_target() -> None:
+    other = "other.example.com"
+    rig = Rig(service(check={**CHECK, "host": "x"}), service(other, check={**CHECK, "host": "x"}), TWO,
+              endpoint("two", "192.0.2.2", service=other))
+    rig.see("two", "---")
+    assert rig.marked[-1] == {SERVICE, other}
+    assert rig.state("two", name=other).state is State.DOWN
+    rig.change(removed=(TWO,))
+    assert rig.state("two", name=other).state is State.DOWN, "still somebody's"
+
+
+def test_what_is_our_own_fault_says_nothing_of_a_target() -> None:
+    rig = Rig(service(check=CHECK), TWO)
+    [target] = rig.health._targets[SERVICE].values()
+    rig.last[target] = Outcome(False, Reason.NO_ROUTE)  # the schedule tells no verdict of it
+    assert rig.state("two").state is State.UNKNOWN
+    assert rig.health.endpoints(SERVICE)[0]["result"] == "no route from here"
+    rig.refused = "private use"
+    assert rig.health.endpoints(SERVICE)[0]["result"] == "not probed: private use"
+    rig.health.took(Target(target.check, b"\1\2\3\4"), BAD, NOW)  # one that nobody wants any more
+    assert rig.marked == []
+
+
+def test_slow_is_degraded() -> None:
+    rig = Rig(service(check=CHECK), TWO)
+    [target] = rig.health._targets[SERVICE].values()
+    rig.health.took(target, Outcome(True, Reason.OK, 900, 950, 900), NOW)
+    assert rig.state("two").state is State.DEGRADED
+
+
+def test_initially_up() -> None:
+    rig = Rig(service(check={**CHECK, "initial": "up"}), TWO)
+    assert rig.state("two").state is State.UP
+
+
+def test_a_restart_keeps_states(tmp_path: Path) -> None:
+    rig = Rig(service(check=CHECK), ONE, TWO)
+    rig.see("one", "+---")
+    rig.see("two", "+")
+    path = tmp_path / "health.json"
+    path.write_bytes(rig.health.dump())
+    again = Rig()
+    again.health.restore(path)
+    again.change(service(check=CHECK), ONE, TWO)
+    assert (again.state("one").state, again.state("two").state, again.state("one", 28).state) == (
+        State.DOWN, State.UP, State.UNKNOWN)
+    late = Rig()
+    late.clock.now_ms += KEPT_MS + 1
+    late.health.restore(path)
+    late.change(service(check=CHECK), ONE)
+    assert late.state("one").state is State.UNKNOWN
+    late.health.restore(tmp_path / "nothing")
+    for spoilt in (b"", b"[]", b'{"at_ms": %d, "cells": {"a": [9, 0, 0, 0, 0, 0, 0]}}' % late.clock.now_ms):
+        path.write_bytes(spoilt)
+        with pytest.raises(ValueError, match="cannot be read"):
+            late.health.restore(path)
+
+
+def test_described() -> None:
+    rig = Rig(service(check=CHECK), ONE, TWO)
+    rig.see("one", "+---")
+    told = rig.health.described()
+    assert (told["targets"], told["down"], told["unknown"], told["up"], told["changes"]) == (3, 1, 2, 0, 2)
+    assert told["results"] == {"ok": 1, "timeout": 3}
+    assert told["probes"] == 4
+    assert {one["target"]: one["state"] for one in told["not_up"]} == {
+        "http 192.0.2.1:8080": "down", "http [2001:db8::1]:8080": "unknown", "http 192.0.2.2:8080": "unknown"}
