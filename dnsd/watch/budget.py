@@ -17,11 +17,15 @@ from typing import Final, NamedTuple
 _UNIT: Final = 3_600_000_000
 """One probe a second, times 3.6 million: an interval up to an hour still counts, and shares of it."""
 
+_TLS: Final = b""
+"""Among the places, all of them: where the rate of handshakes is."""
+
 
 class Limits(NamedTuple):
     """Probes a second: of this node, for one service, to one /24 or /48, to one address; and how many may be under way.
 
-    The operator's own fleet (the policy's allow list) is free of the limits by network and address.
+    The operator's own fleet (the policy's allow list) is free of the limits by network and address. `handshakes` are
+    the node's probes with TLS: each costs more than ten others, a millisecond of this process.
     """
 
     node: int = 2_000
@@ -29,6 +33,7 @@ class Limits(NamedTuple):
     network: int = 200
     address: int = 50
     under_way: int = 2_000
+    handshakes: int = 500
 
 
 DEFAULT: Final = Limits()
@@ -44,25 +49,27 @@ class Budget:
         self._node = 0
         self._left, self._since = self._most, now
 
-    def add(self, interval_ms: int, address: bytes, services: Collection[str]) -> None:
+    def add(self, interval_ms: int, address: bytes, services: Collection[str], *, tls: bool = False) -> None:
         """A target is probed, for these services together."""
-        self._change(1, interval_ms, address, services)
+        self._change(1000 * _UNIT // interval_ms, address, services, tls=tls)
 
-    def remove(self, interval_ms: int, address: bytes, services: Collection[str]) -> None:
+    def remove(self, interval_ms: int, address: bytes, services: Collection[str], *, tls: bool = False) -> None:
         """Takes back what `add` was given."""
-        self._change(-1, interval_ms, address, services)
+        self._change(-(1000 * _UNIT // interval_ms), address, services, tls=tls)
 
     @property
     def stretched(self) -> float:
         """By how much the node's own limit lengthens every interval; 1 when it does not."""
         return max(1.0, self._node / (self.limits.node * _UNIT))
 
-    def stretch(self, address: bytes, services: Collection[str], *, ours: bool) -> float:
+    def stretch(self, address: bytes, services: Collection[str], *, ours: bool, tls: bool = False) -> float:
         """By how much a target's interval is longer than asked for. `ours`: an address of the operator's own fleet.
 
         Of services that share a target the one with the most left decides: it would have a right to it alone.
         """
         factor = min((self._services[name] / (self.limits.service * _UNIT) for name in services), default=1.0)
+        if tls:
+            factor = max(factor, self._places[_TLS] / (self.limits.handshakes * _UNIT))
         if not ours:
             factor = max(factor, self._places[address] / (self.limits.address * _UNIT),
                          self._places[_network(address)] / (self.limits.network * _UNIT))
@@ -81,16 +88,16 @@ class Budget:
     def _most(self) -> float:
         return max(1.0, self.limits.node / 10)
 
-    def _change(self, sign: int, interval_ms: int, address: bytes, services: Collection[str]) -> None:
-        rate = sign * (1000 * _UNIT // interval_ms)
+    def _change(self, rate: int, address: bytes, services: Collection[str], *, tls: bool) -> None:
         most = self.limits.service * _UNIT
-        for place in (address, _network(address)):
+        for place in (address, _network(address), _TLS)[: 3 if tls else 2]:
             self._places[place] += rate
             if not self._places[place]:
                 del self._places[place]
+        share = abs(rate) // len(services) * (1 if rate > 0 else -1)
         for name in services:
             before = self._services[name]
-            after = before + sign * (abs(rate) // len(services))
+            after = before + share
             self._node += min(after, most) - min(before, most)
             self._services[name] = after
             if not after:

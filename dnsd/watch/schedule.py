@@ -224,7 +224,8 @@ class Schedule:
     def _period(self, entry: _Entry) -> float:
         """Seconds from start to start."""
         target = entry.target
-        factor = self._budget.stretch(target.address, set(entry.asking.values()), ours=entry.ours)
+        factor = self._budget.stretch(target.address, set(entry.asking.values()), ours=entry.ours,
+                                      tls=target.check.shakes)
         return target.check.interval_ms / 1000 * factor
 
     def _next(self, entry: _Entry, now: float) -> float:
@@ -269,12 +270,12 @@ class Schedule:
 
     def _account(self, entry: _Entry, change: Callable[[dict[str, str]], object]) -> None:
         """Changes who asks, and what the budget knows of it."""
-        target = entry.target
+        check, address = entry.target
         if entry.asking:
-            self._budget.remove(target.check.interval_ms, target.address, set(entry.asking.values()))
+            self._budget.remove(check.interval_ms, address, set(entry.asking.values()), tls=check.shakes)
         change(entry.asking)
         if entry.asking:
-            self._budget.add(target.check.interval_ms, target.address, set(entry.asking.values()))
+            self._budget.add(check.interval_ms, address, set(entry.asking.values()), tls=check.shakes)
 
 
 class _Probe:

@@ -51,6 +51,11 @@ class Check(NamedTuple):
     timeout_ms: int = 300
     address: bytes | None = None
 
+    @property
+    def shakes(self) -> bool:
+        """Whether there is a TLS handshake in it."""
+        return self.tls or self.kind in ("https", "tls")
+
 
 class Policy(NamedTuple):
     """What may be connected to, besides the public internet.

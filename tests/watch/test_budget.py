@@ -60,6 +60,17 @@ def test_one_address_and_one_network_whoever_asks() -> None:
     assert budget.stretch(bytes.fromhex("20010db80002") + bytes(10), ["v"], ours=False) == 1
 
 
+def test_handshakes_have_a_limit_of_their_own() -> None:
+    budget = Budget(Limits(service=10_000, handshakes=50), 0)
+    for i in range(100):
+        budget.add(500, address(i), ["s"], tls=True)
+    assert budget.stretch(address(0), ["s"], ours=True, tls=True) == 4
+    assert budget.stretch(address(0), ["s"], ours=True) == 1
+    for i in range(100):
+        budget.remove(500, address(i), ["s"], tls=True)
+    assert not budget._places
+
+
 def test_a_shared_target_has_the_better_share() -> None:
     budget = Budget(LIMITS, 0)
     for i in range(100):

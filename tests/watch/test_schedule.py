@@ -226,6 +226,16 @@ async def test_strangers_are_not_flooded_by_many_services() -> None:
 
 
 @pytest.mark.asyncio
+async def test_handshakes_are_rarer_when_there_are_many() -> None:
+    world = World(limits=Limits(handshakes=20))
+    secure, plain = fill(world, 40, kind="https"), fill(world, 10, kind="http", port=81)
+    await world.run(10)
+    counts = Counter(one for one, _, _ in world.results)
+    assert {counts[one] for one in plain} <= {19, 20, 21}
+    assert {counts[one] for one in secure} <= {4, 5, 6}
+
+
+@pytest.mark.asyncio
 async def test_sockets_are_bounded() -> None:
     world = World(limits=Limits(under_way=7))
     world.took_ms = None
