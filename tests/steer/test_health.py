@@ -48,6 +48,7 @@ def test_what_falls_often_must_succeed_longer() -> None:
     for _ in range(6):
         cell = after("---", cell=cell, start=1000)
         wanted.append(needed(cell, RULES))
+        assert after("+" * (wanted[-1] - 1), cell=cell, start=1000).state is DOWN
         cell = after("+" * wanted[-1], cell=cell, start=1000)
         assert cell.state is UP
     assert wanted == [2, 4, 8, 16, 16, 16]
