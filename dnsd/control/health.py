@@ -232,7 +232,7 @@ def _check(service: str, check: models.Check) -> Check:
     host = check.host or service.removeprefix("*.")
     return Check(
         check.kind, check.port or models.PORTS[check.kind] or 0, check.path, "" if check.kind == "dns" else host,
-        check.method, check.status, (check.text or "").encode(), check.verify,
+        check.method, check.status, (check.text or "").encode(), check.verify, check.tls,
         qname=host if check.kind == "dns" else ".",
         interval_ms=check.interval_ms, timeout_ms=check.timeout_ms,
         address=check.address.packed if check.address is not None else None)

@@ -191,6 +191,7 @@ class Check(Model):
     text: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
         default=None, description="must be in the first 4 kB of the body")
     verify: bool = Field(default=True, description="whether the certificate is checked")
+    tls: bool = Field(default=False, description="grpc over TLS")
     interval_ms: int = Field(default=500, ge=100, le=600_000)
     timeout_ms: int = Field(default=300, ge=10, le=1000, description="above the usual time of a handshake; 1 s in all")
     fall: int = Field(default=3, ge=1, le=20, description="failures in a row that make it down")
@@ -205,6 +206,8 @@ class Check(Model):
             raise ValueError(f"a check of kind {self.kind} needs a port")
         if self.status[0] > self.status[1]:
             raise ValueError("status: the least is above the greatest")
+        if self.tls and self.kind != "grpc":
+            raise ValueError("tls is for grpc; https and tls are kinds")
         if self.text is not None and (self.kind not in ("http", "https") or self.method == "HEAD"):
             raise ValueError("text is looked for in the body of an HTTP GET")
         return self
