@@ -75,7 +75,8 @@ def test_what_https_cannot_say(https: dict[str, Any], places: list[str]) -> None
 @pytest.mark.parametrize("check", [
     "none", {"kind": "http"}, {"kind": "tcp", "port": 5432}, {"kind": "dns", "host": "health.example"},
     {"kind": "https", "path": "/healthz?full=1", "status": [200, 200], "text": "ok", "host": "a.b", "verify": False},
-    {"kind": "grpc", "port": 50051, "tls": True, "interval_ms": 1000, "timeout_ms": 500, "rise": 5, "fall": 2, "initial": "up"},
+    {"kind": "grpc", "port": 50051, "tls": True, "interval_ms": 1000, "timeout_ms": 500, "rise": 5, "fall": 2,
+     "initial": "up"},
     {"kind": "tls", "address": "192.0.2.1"}, {"kind": "tls", "address": "2001:db8::1", "ramp_ms": 0}])
 def test_checks_come_back_as_they_were_written(check: Any) -> None:
     made = Service.model_validate({"name": "a.example", "check": check})
@@ -94,7 +95,8 @@ def test_checks_come_back_as_they_were_written(check: Any) -> None:
     ({"kind": "https", "tls": True}, "tls is for grpc"),
     ({"kind": "http", "address": "0.0.0.0"}, "cannot be answered"),
     ({"kind": "http", "interval_ms": 1}, "interval_ms"),
-    ({"kind": "http", "timeout_ms": 1001}, "timeout_ms"), ({"kind": "http", "headers": {}}, "headers"), ("some", "check")])
+    ({"kind": "http", "timeout_ms": 1001}, "timeout_ms"), ({"kind": "http", "headers": {}}, "headers"),
+    ("some", "check")])
 def test_what_no_check_can_be(check: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(said)):
         Service.model_validate({"name": "a.example", "check": check})
