@@ -266,7 +266,8 @@ async def test_dns_replies_that_are_not_ours_are_left() -> None:
         good = reply(query).to_wire()
         other = dns.message.make_query("other.example", "A")
         other.id = dns.message.from_wire(query).id
-        return [b"", b"\0", query, bytes((good[0] ^ 1,)) + good[1:], reply(other.to_wire(), 2).to_wire(), good]
+        bad = reply(query, 2).to_wire()
+        return [b"", b"\0", query, bytes((bad[0] ^ 1,)) + bad[1:], reply(other.to_wire(), 2).to_wire(), good]
 
     async with udp(answers) as target:
         assert (await ask(Check("dns", target.port))).ok

@@ -81,6 +81,18 @@ def test_no_disguise_helps_even_if_its_outside_is_allowed(disguise: str, inner: 
     assert refused(text, allow=Prefixes(["::/0", "0.0.0.0/0"])) is None
 
 
+@pytest.mark.parametrize(("text", "inside"), [
+    ("2606:4700::1", []), ("8.8.8.8", []),
+    ("::ffff:1.2.3.4", ["1.2.3.4"]), ("::1.2.3.4", ["1.2.3.4"]), ("::ffff:0:1.2.3.4", ["1.2.3.4"]),
+    ("64:ff9b::1.2.3.4", ["1.2.3.4"]), ("2002:102:304::9", ["1.2.3.4"]),
+    ("2001:0:102:304::fafa:f9f8", ["1.2.3.4", "5.5.6.7"]), ("2606:4700::5efe:1.2.3.4", ["1.2.3.4"]),
+    ("64:ff9b:1:102:3:400::", ["1.2.3.4", "2.3.4.0"]), ("64:ff9b:1:1:2:304::", ["1.2.3.4", "2.3.4.0"]),
+    ("64:ff9b:1:0:1:203:400:0", ["1.2.3.4", "4.0.0.0"]), ("64:ff9b:1::1.2.3.4", ["1.2.3.4"]),
+])
+def test_what_an_address_may_carry(text: str, inside: list[str]) -> None:
+    assert set(forms(packed(text))) >= {packed(text), *map(packed, inside)}
+
+
 @given(st.ip_addresses(v=4))
 def test_nat64_is_as_good_as_what_is_inside(inner: IPv4Address) -> None:
     outer = packed("64:ff9b::") [:12] + inner.packed
