@@ -183,6 +183,7 @@ async def test_a_black_hole_is_told_after_its_timeout_and_in_order() -> None:
     assert first[2] - died * 1000 <= 2100, "three failures, each half a second after the other though each takes longer"
     assert world.most <= 2
     verdicts = [outcome.ok for _, outcome, _ in world.results]
+    assert verdicts.count(False) == sum(died < at <= died + 4 for at, _, _ in world.starts), "each is told once"
     assert True in verdicts
     assert verdicts == sorted(verdicts), "a late timeout never follows a success that started after it"
     assert world.schedule.standing(one).baseline_ms == 5  # type: ignore[union-attr]
