@@ -49,8 +49,8 @@ class Watching:
         self._sockets = frozenset((*map(_socket, sockets), *_store(store_url)))
         self._file = state / FILE
         self._policy = self._allowed()
-        self.schedule = Schedule(
-            probe.begin, health.took, self._policy, clock=clock, node=node, limits=Limits(node=settings.rate))
+        limits = Limits(node=settings.rate, under_way=own.descriptors(Limits().under_way))
+        self.schedule = Schedule(probe.begin, health.took, self._policy, clock=clock, node=node, limits=limits)
         if settings.enabled:
             health.schedule = self.schedule
 
