@@ -71,10 +71,7 @@ def encode(word: Word) -> bytes:
             return _ASK.pack(KIND_ASK, transport, port, number, len(client), client) + packet
         case Reply(id=number, more=more, message=message):
             return _REPLY.pack(KIND_REPLY, more, number) + message
-        case Next(id=number):
-            return _WORD.pack(KIND_NEXT, number)
-        case Gone(id=number):
-            return _WORD.pack(KIND_GONE, number)
+    return _WORD.pack(KIND_NEXT if isinstance(word, Next) else KIND_GONE, word.id)
 
 
 def decode(data: bytes) -> Word:
