@@ -31,8 +31,8 @@ _TICK_S: Final = 0.01
 """Probes due within so much of each other start together: waking up costs as much as half a probe."""
 
 _LONGEST_S: Final = 0.05
-_OVERLAP: Final = 2
-"""Probes of one target under way at once: a timeout may be longer than the interval, by twice at most."""
+_OVERLAP: Final = 3
+"""Probes of one target under way at once: one of two intervals' length ends a moment after the second next is due."""
 
 _SOON: Final = 0.25
 """After a first probe the next comes at its place in the interval, but not within this part of it."""

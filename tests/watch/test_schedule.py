@@ -329,3 +329,15 @@ def test_keep_makes_it_exactly_so() -> None:
 def test_an_override_makes_targets_one() -> None:
     check = Check("tcp", 80)
     assert Target.of(check._replace(address=b"\n\0\0\1"), b"\n\0\0\2") == Target.of(check, b"\n\0\0\1")
+
+
+@pytest.mark.asyncio
+async def test_what_hangs_is_probed_as_often_as_what_answers() -> None:
+    """A probe that is given a whole second ends just after the one two places on is due: none is left out for that."""
+    world = World()
+    fill(world, 1)
+    world.took_ms = 1003.0
+    await world.run(20)
+    gaps = [after - before for (before, *_), (after, *_) in pairwise(world.starts[1:])]
+    assert len(gaps) > 30
+    assert max(gaps) < 0.6
