@@ -5,8 +5,9 @@ Does not live here: what a context means to an answer (`answer`), the cookie fil
 
 No bucket of the guard can run over while all queries of a quarter of a second together are fewer than one bucket
 grants, so until then nobody asks the guard, and from then on it is asked until a quarter has been quiet: else the first
-queries of each would go uncounted. A turn of a socket's loop that ends with the kernel's queue still full is overload:
-after each such turn it sheds one more kind of answer, after each other turn one less.
+queries of each would go uncounted. A turn of a socket's loop that ends with the kernel's queue more than half full is
+overload: after each such turn it sheds one more kind of answer, after each other turn one less. (A queue that is only
+never empty is no overload: so it is where many wait for each answer before they ask again.)
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Contexts:
         self.udp.strict = self.udp.strict or shed > 0
 
     def turned(self, full: bool) -> None:
-        """That turn is over; `full`: the queue was never empty. `udp.shed` is what the socket's next one sheds."""
+        """That turn is over; `full`: it could not empty the queue, which is more than half full. `udp.shed` is what the
+        socket's next one sheds."""
         context = self.udp
         if full:
             context.shed = min(SHED_MOST, context.shed + 1)

@@ -25,6 +25,7 @@ from dnsd import metrics
 from dnsd.image.samples import Address
 
 BATCH: Final = 64
+_SO_MEMINFO: Final = 55  # linux/socket.h; u32 counters, first the octets that wait and the octets that may
 SLOT: Final = 2112  # octets a query may have; not a power of two, or all slots would share the same cache lines
 REPLY: Final = 4096  # more than any reply over UDP: the answering code keeps to 1232
 FULL_WAIT_MS: Final = 5  # how long a full send buffer may hold up the loop
@@ -54,6 +55,9 @@ class Channel(Protocol):
 
     def port(self, at: int) -> int:
         """The client's port of query number `at` of that batch."""
+
+    def crowded(self) -> bool:
+        """Whether more than half of the room that the kernel has for waiting datagrams is taken."""
 
     def send(self, replies: Sequence[bytes | None]) -> None:
         """Answer the batch just received, in its order; None for what gets no answer."""
@@ -143,6 +147,10 @@ class Batched:
         """See `Channel`."""
         names = self._unpack(self._names[: self._number * self._name_size])
         return zip(self._slots, self._lengths, names, strict=False)  # type: ignore[arg-type]
+
+    def crowded(self) -> bool:
+        """See `Channel`."""
+        return crowded(self._sock)
 
     def port(self, at: int) -> int:
         """See `Channel`."""
@@ -244,6 +252,10 @@ class Single:
         for packet, address in zip(self._packets, self._addresses, strict=True):
             yield packet, len(packet), (packed(address[0]),)
 
+    def crowded(self) -> bool:
+        """See `Channel`."""
+        return crowded(self._sock)
+
     def port(self, at: int) -> int:
         """See `Channel`."""
         return int(self._addresses[at][1])
@@ -287,6 +299,15 @@ def packed(host: str) -> bytes:
         return socket.inet_aton(host)
     address = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return address[12:] if address.startswith(b"\0\0\0\0\0\0\0\0\0\0\xff\xff") else address
+
+
+def crowded(sock: socket.socket) -> bool:
+    """Whether a socket's receive buffer is more than half full; False where the kernel does not tell."""
+    try:
+        taken, room = struct.unpack_from("=2I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))
+    except (OSError, struct.error):
+        return False
+    return bool(2 * taken > room)
 
 
 def local(sock: socket.socket) -> Address:

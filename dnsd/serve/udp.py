@@ -98,7 +98,7 @@ class Listener:
             if not full:
                 break
         if full or context.shed:
-            contexts.turned(full)
+            contexts.turned(full and channel.crowded())
         self._shed, self._turned = context.shed, contexts.ticks
 
     def _one_by_one(self, image: Image, now: int) -> list[bytes | None]:

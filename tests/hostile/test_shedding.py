@@ -80,6 +80,7 @@ class Queue:
     def __init__(self, packet: bytes, waiting: int) -> None:
         self.packet, self.waiting, self.number = packet, waiting, 0
         self.answered = 0
+        self.room = True  # whether what waits is too much for the kernel's buffer
 
     def receive(self) -> int:
         """See `mmsg.Channel`, here and below."""
@@ -89,6 +90,9 @@ class Queue:
 
     def batch(self) -> Iterator[tuple[mmsg.Slot, int, tuple[bytes]]]:
         return iter([(self.packet, len(self.packet), (b"\x7f\0\0\1",))] * self.number)
+
+    def crowded(self) -> bool:
+        return self.room and self.waiting > 0
 
     def send(self, replies: Sequence[bytes | None]) -> None:
         self.answered += sum(map(bool, replies))
@@ -152,3 +156,14 @@ def test_a_flood_long_over_costs_nobody_an_answer() -> None:
     one.readable()
     assert queue.answered == before + 1
     assert not serving.udp.shed
+
+
+def test_a_busy_worker_whose_queue_is_short_sheds_nothing() -> None:
+    """Clients that wait for answers before they ask again keep a worker busy, and lose nothing by it."""
+    packet = query("nothing.example.com")
+    serving, queue, it = listener(packet)
+    queue.room = False
+    for _ in range(8):
+        queue.waiting = 10 * TURN
+        it.readable()
+    assert (serving.udp.shed, queue.answered) == (0, 8 * TURN)
