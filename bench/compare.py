@@ -151,7 +151,7 @@ _HEAD: Final = """\
 # CPU time per answer against gdnsd
 
 Plain Python, one worker, one run, rounds interleaved; how it is measured stands in `bench/compare.py`. Compare the
-ratios, never microseconds of different runs. gdnsd answers EDNS cookies (W7, W8), dnsd passes over them. `limit` is a C
+ratios, never microseconds of different runs. Both answer EDNS cookies (W7, W8). `limit` is a C
 program that does nothing but receive and send.
 """
 
