@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ from dnsd.dns.wire import FormError
 from dnsd.image import desk
 
 RATE: Final = 300.0  # asks a second of one worker, over UDP, and as many over TCP and TLS; up to 0.3 ms each
+RATE_OF_ALL: Final = 2000.0  # of all workers together; a signature that does not hold takes 0.1 ms
+KNOWN: Final = 256  # clients that have shown a right signature; only so many are remembered
 STREAMS: Final = 64  # of one worker; more than it ever has, unless it is a new one
 BACKLOG: Final = 256
 REPORT_S: Final = 60.0
@@ -43,7 +45,12 @@ class Answers:
         self.counts: Counter[str] = Counter()
         self._control, self._keys, self._transfers, self._why = control, keys, transfers, why
         self._contexts = {udp: Context([0] * metrics.SLOTS, tcp=not udp, node=control.node) for udp in (True, False)}
+        self._known: OrderedDict[bytes, None] = OrderedDict()
         self._reported = float("-inf")
+
+    def knows(self, client: bytes) -> bool:
+        """Whether a signature of that client has held, over TCP or TLS: over UDP its address could be forged."""
+        return client in self._known
 
     def described(self) -> dict[str, Any]:
         """For people."""
@@ -69,6 +76,11 @@ class Answers:
     def _messages(self, ask: desk.Ask) -> Messages:
         clock, udp = self._control.clock, ask.transport == desk.UDP
         query = self._keys.read(ask.packet, clock.unix_ms() // 1000)
+        if query.signer is not None and not udp:
+            self._known[ask.client] = None
+            self._known.move_to_end(ask.client)
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
         question = transfer.question(query.packet)
         if question is not None:
             self.counts["transfers"] += 1
@@ -124,23 +136,24 @@ def _error(packet: bytes, rcode: int) -> bytes:
 class _Line:
     """One worker's socket, and its answers that are not whole yet: each with its next message."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, rate: float) -> None:
         self.sock = sock
         self.streams: dict[int, tuple[bytes, Messages]] = {}  # the one pulled last at the end
         self.unsent: deque[bytes] = deque(maxlen=BACKLOG)
-        self.left = {True: RATE, False: RATE}  # by whether it came over UDP, where senders can be forged
+        self.rate = rate
+        self.left = {True: rate, False: rate}  # by whether it came over UDP, where senders can be forged
         self.since = float("-inf")
         sock.setblocking(False)
 
 
 class Desk:
-    """All workers' sockets. `answer` gives a query's messages; `now` is monotonic, in seconds."""
+    """All workers' sockets. `answer` gives a query's messages; `now` is monotonic, in seconds; `knows` a client."""
 
     def __init__(self, sockets: Sequence[socket.socket], answer: Callable[[desk.Ask], Messages],
-                 now: Callable[[], float]) -> None:
+                 now: Callable[[], float], knows: Callable[[bytes], bool]) -> None:
         self.counts: Counter[str] = Counter()
-        self._lines = [_Line(sock) for sock in sockets]
-        self._answer, self._now = answer, now
+        self._lines = [_Line(sock, min(RATE, RATE_OF_ALL / len(sockets))) for sock in sockets]
+        self._answer, self._now, self._knows = answer, now, knows
 
     def start(self) -> None:
         """Listen on the running loop."""
@@ -183,7 +196,7 @@ class Desk:
     def _asked(self, line: _Line, ask: desk.Ask) -> None:
         self.counts["asked"] += 1
         now, udp = self._now(), ask.transport == desk.UDP
-        line.left = {kind: min(RATE, left + (now - line.since) * RATE) for kind, left in line.left.items()}
+        line.left = {kind: min(line.rate, left + (now - line.since) * line.rate) for kind, left in line.left.items()}
         line.since = now
         if line.left[udp] < 1:
             self.counts["over"] += 1
@@ -192,22 +205,23 @@ class Desk:
         line.left[udp] -= 1
         messages = self._answer(ask)
         first = next(messages, b"")
+        known = self._knows(ask.client)
         if udp:
-            self._say(line, desk.Reply(ask.id, False, first))
+            self._say(line, desk.Reply(ask.id, False, first, known))
         else:
-            self._give(line, ask.id, first, messages)
+            self._give(line, ask.id, first, messages, known)
 
     def _pull(self, line: _Line, number: int) -> None:
         """The message after the last one; nothing where this process knows of no such answer."""
         self._give(line, number, *line.streams.pop(number, (b"", iter(()))))
 
-    def _give(self, line: _Line, number: int, message: bytes, messages: Messages) -> None:
+    def _give(self, line: _Line, number: int, message: bytes, messages: Messages, known: bool = False) -> None:
         following = next(messages, b"")
         if following:
             line.streams[number] = following, messages
             if len(line.streams) > STREAMS:
                 del line.streams[next(iter(line.streams))]
-        self._say(line, desk.Reply(number, bool(following), message))
+        self._say(line, desk.Reply(number, bool(following), message, known))
 
     # --- sending ---
 

@@ -7,7 +7,7 @@ An answer of several messages is pulled: the next one is made when the worker as
 has taken the one before. So a secondary that reads slowly fills nobody's memory.
 
     ASK     kind u8 | transport u8 | port u16 | id u32 | size of the client's address u8 | address 16s | the query
-    REPLY   kind u8 | more u8 | spare u16 | id u32 | the message; none: there is nothing (more) to send
+    REPLY   kind u8 | more u8 | known u8 | spare u8 | id u32 | the message; none: there is nothing (more) to send
     NEXT    kind u8 | spare 3 | id u32        worker: the message after the last one
     GONE    kind u8 | spare 3 | id u32        worker: no more of it; id 0: this worker is new, nothing was asked yet
 """
@@ -21,7 +21,7 @@ from typing import Final
 UDP, TCP, TLS = range(3)
 KIND_ASK, KIND_REPLY, KIND_NEXT, KIND_GONE = range(1, 5)
 _ASK: Final = struct.Struct("<BBHIB16s")
-_REPLY: Final = struct.Struct("<BBxxI")
+_REPLY: Final = struct.Struct("<BBBxI")
 _WORD: Final = struct.Struct("<BxxxI")
 PACKET_MAX: Final = _ASK.size + 65535
 IDS: Final = 1 << 32
@@ -40,11 +40,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One whole message of an answer; `more` follow when asked for."""
+    """One whole message of an answer; `more` follow when asked for. `known`: the client has shown a right signature."""
 
     id: int
     more: bool
     message: bytes
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,8 @@ def encode(word: Word) -> bytes:
     match word:
         case Ask(id=number, transport=transport, client=client, port=port, packet=packet):
             return _ASK.pack(KIND_ASK, transport, port, number, len(client), client) + packet
-        case Reply(id=number, more=more, message=message):
-            return _REPLY.pack(KIND_REPLY, more, number) + message
+        case Reply(id=number, more=more, message=message, known=known):
+            return _REPLY.pack(KIND_REPLY, more, known, number) + message
     return _WORD.pack(KIND_NEXT if isinstance(word, Next) else KIND_GONE, word.id)
 
 
@@ -84,8 +85,8 @@ def decode(data: bytes) -> Word:
                 raise ValueError(f"a client's address of {size} octets, transport {transport}")
             return Ask(number, transport, client[:size], port, data[_ASK.size :])
         if kind == KIND_REPLY:
-            _, more, number = _REPLY.unpack_from(data)
-            return Reply(number, bool(more), data[_REPLY.size :])
+            _, more, known, number = _REPLY.unpack_from(data)
+            return Reply(number, bool(more), data[_REPLY.size :], bool(known))
         if kind in (KIND_NEXT, KIND_GONE):
             _, number = _WORD.unpack(data)
             return Next(number) if kind == KIND_NEXT else Gone(number)

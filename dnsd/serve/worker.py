@@ -135,7 +135,7 @@ class Worker:
         if settings.desk >= 0:
             from dnsd.serve.desk import Desk
 
-            serving.desk = Desk(_socket(settings.desk), serving)
+            serving.desk = Desk(_socket(settings.desk), serving, settings.workers)
         if settings.tap >= 0:
             serving.tap = Tap(_socket(settings.tap), settings.tap_every, settings.slot, self._count)
         loop = asyncio.get_running_loop()

@@ -104,6 +104,23 @@ def test_a_transfer_is_signed_message_by_message() -> None:
     assert made.described()["transfers"] == 2
 
 
+def test_who_has_shown_a_right_signature_is_known() -> None:
+    made = answers()
+    wrong = dns.message.make_query("www.demo.example", "A")
+    wrong.use_tsig(dns.tsig.Key("sec.", b"x" * 32, "hmac-sha256"))
+    right = query("www.demo.example", "A")
+    for transport, message in ((desk.TCP, wrong), (desk.TCP, query("demo.example", "AXFR", signed=False)),
+                               (desk.UDP, right)):
+        list(made.messages(desk.Ask(1, transport, CLIENT, 53, message.to_wire())))
+        assert not made.knows(CLIENT), "over UDP an address can be forged"
+    asked(made, right, desk.TCP)
+    assert made.knows(CLIENT)
+    assert not made.knows(b"\x7f\0\0\2")
+    for number in range(control_desk.KNOWN):
+        list(made.messages(desk.Ask(1, desk.TCP, number.to_bytes(4, "big"), 53, right.to_wire())))
+    assert not made.knows(CLIENT), "only the last ones are"
+
+
 def test_a_bad_signature_is_counted() -> None:
     made = answers()
     message = dns.message.make_query("demo.example", "AXFR")
@@ -147,12 +164,13 @@ def test_nothing_raises_and_everything_is_an_answer(packet: bytes, transport: in
 
 
 class Rig:
-    def __init__(self, answer: Callable[[desk.Ask], Iterator[bytes]]) -> None:
+    def __init__(self, answer: Callable[[desk.Ask], Iterator[bytes]],
+                 knows: Callable[[bytes], bool] = lambda client: False) -> None:
         self.now = 100.0
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         self.workers = [theirs for _, theirs in pairs]
         self._sockets = [sock for pair in pairs for sock in pair]
-        self.desk = Desk([ours for ours, _ in pairs], answer, lambda: self.now)
+        self.desk = Desk([ours for ours, _ in pairs], answer, lambda: self.now, knows)
         for sock in self.workers:
             sock.setblocking(False)
         self.desk.start()
@@ -245,6 +263,29 @@ async def test_a_worker_has_a_rate_and_the_other_its_own(monkeypatch: pytest.Mon
         rig.say(ask(number, desk.UDP))
         assert (await rig.hear()).message == message
     assert rig.desk.described() == {"asked": 17, "over_rate": 3, "open": 0}
+    rig.close()
+
+
+@pytest.mark.asyncio
+async def test_all_workers_together_have_a_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_desk, "RATE", 10.0)
+    monkeypatch.setattr(control_desk, "RATE_OF_ALL", 10.0)
+    rig = Rig(lambda ask: iter((b"yes",)))
+    for number in range(1, 8):
+        rig.say(ask(number))
+        assert (await rig.hear()).message == (b"yes" if number <= 5 else b"")
+    rig.say(ask(1), 1)
+    assert (await rig.hear(1)).message == b"yes"
+    rig.close()
+
+
+@pytest.mark.asyncio
+async def test_a_worker_is_told_whom_this_process_knows() -> None:
+    rig = Rig(counting, knows=lambda client: client == CLIENT)
+    rig.say(ask(7))
+    assert await rig.hear() == desk.Reply(7, True, b"0", known=True)
+    rig.say(desk.Ask(8, desk.UDP, b"\x7f\0\0\2", 53, b"x" * 17))
+    assert await rig.hear() == desk.Reply(8, False, b"0")
     rig.close()
 
 

@@ -339,3 +339,64 @@ def test_datagrams_are_answered_late_and_lost_ones_forgotten(
         client.settimeout(5)
         client.connect(server.getsockname())
         runner.run(play(ours, control, server, client))
+
+
+def signed_by(key: str, number: int = 0) -> bytes:
+    message = dns.message.make_query("www.demo.example", "A", id=number)
+    message.use_tsig(dns.tsig.Key(key, bytes(32), "hmac-sha256"))
+    return message.to_wire()
+
+
+def test_strangers_leave_places_to_neighbours(loop: str) -> None:
+    """Whoever has not shown a right signature, and is not listed, has a part of the places and of the rate."""
+    async def scenario(rig: doors.Rig, control: Control) -> None:
+        rig.door.serving.tcp.desk = Takes(Prefixes(["127.0.9.0/24"]), signed=True)
+        asked = 0
+        for network in range(1, 9):
+            _, writer = await rig.connect(f"127.0.{network}.1")
+            writer.write(framed(*[signed_by("nobody.")] * serve_desk.SHARE))
+        await doors.until(lambda: rig.count[metrics.DESK_FULL] == 8 * serve_desk.SHARE - serve_desk.STREAMS // 2)
+        for _ in range(serve_desk.STREAMS // 2):
+            word = await control.heard()
+            assert isinstance(word, desk.Ask)
+            asked += word.client[:3] == b"\x7f\0\1"
+        assert asked == serve_desk.STREAMS // 4
+        for source in ("127.0.9.1", "127.0.9.2"):
+            _, writer = await rig.connect(source)
+            writer.write(framed(AXFR))
+            assert isinstance(await control.heard(), desk.Ask)
+
+    over_tcp(loop, scenario)
+
+
+def test_who_has_shown_a_right_signature_is_no_stranger(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_desk, "SPELL_SECONDS", 60.0)
+    monkeypatch.setattr(serve_desk, "STRANGERS_RATE", 3 / 60)
+    monkeypatch.setattr(serve_desk, "SHARE_RATE", 2 / 60)
+
+    async def answered(control: Control, streams: doors.Streams, *, known: bool = False) -> bool:
+        """Whether a signed query is asked; it is answered then."""
+        streams[1].write(framed(signed_by("sec.")))
+        await asyncio.sleep(0.05)
+        try:
+            word = desk.decode(control.sock.recv(desk.PACKET_MAX))
+        except BlockingIOError:
+            assert dns.message.from_wire(await doors.reply(streams[0])).rcode() == dns.rcode.SERVFAIL
+            return False
+        assert isinstance(word, desk.Ask)
+        control.sock.send(desk.encode(desk.Reply(word.id, False, numbered(1), known=known)))
+        assert await doors.reply(streams[0]) == numbered(1)
+        return True
+
+    async def scenario(rig: doors.Rig, control: Control) -> None:
+        rig.door.serving.tcp.desk = Takes(signed=True)
+        good, noisy = await rig.connect("127.0.1.1"), await rig.connect("127.0.2.1")
+        assert await answered(control, good, known=True)
+        assert [await answered(control, noisy) for _ in range(3)] == [True, True, False]
+        other = await rig.connect("127.0.3.1")
+        assert not await answered(control, other), "all strangers together have a rate"
+        assert all([await answered(control, good) for _ in range(5)])
+        neighbour = await rig.connect("127.0.1.2")
+        assert not await answered(control, neighbour), "an address is known, not its network"
+
+    over_tcp(loop, scenario)
