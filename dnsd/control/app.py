@@ -162,7 +162,8 @@ class Process:
             clock=self.clock)
         answers = Answers(self.control, self.secondaries.keys, self.secondaries.transfers, Allowed(settings.why.allow))
         self.desk = Desk(
-            [socket.socket(fileno=number) for number in settings.desks], answers.messages, self.clock.monotonic)
+            [socket.socket(fileno=number) for number in settings.desks], answers.messages, self.clock.monotonic,
+            answers.knows)
         self.control.desk = lambda: {**self.desk.described(), **answers.described()}
         self.control.ecs_from = Prefixes(settings.ecs.resolvers)
         if settings.tap >= 0:
