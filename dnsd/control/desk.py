@@ -81,28 +81,30 @@ class Answers:
             self._known.move_to_end(ask.client)
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
-        question = transfer.question(query.packet)
-        if question is not None:
-            self.counts["transfers"] += 1
-            answer = self._transfers.answer(question, query, ask.client, udp=udp)
-        else:
-            answer = iter((self._plain(ask, query, udp),))
-        for message in answer:
+        for message in self._unsigned(ask, query, udp):
             yield message if query.signer is None else query.signer.sign(message, clock.unix_ms() // 1000)
+
+    def _unsigned(self, ask: desk.Ask, query: tsig.Query, udp: bool) -> Messages:
+        try:
+            question = transfer.question(query.packet)
+            if question is None:
+                return iter((self._plain(ask, query, udp),))
+        except FormError:
+            return iter((_error(query.packet, types.FORMERR),))
+        self.counts["transfers"] += 1
+        return self._transfers.answer(question, query, ask.client, udp=udp)
 
     def _plain(self, ask: desk.Ask, query: tsig.Query, udp: bool) -> bytes:
         """The answer to what is no transfer, short enough to be signed."""
         reply: bytes | None
         image, now = self._control.publisher.live.image, self._control.clock.unix_ms() // 1000
         room = _room(query.packet, udp) - (query.signer.size if query.signer is not None else 0)
+        context = self._contexts[udp]
+        context.ecs_from, context.limit = self._control.ecs_from, room
         if (ask.client, query.key) in self._why and query.packet[12:17].lower().startswith(WHY):
-            reply = why.answer(self._control, query.packet, ask.client)
-        elif image is None:
-            reply = None
+            reply = why.answer(self._control, query.packet, ask.client, context)
         else:
-            context = self._contexts[udp]
-            context.ecs_from, context.limit = self._control.ecs_from, room
-            reply = respond(query.packet, ask.client, image, now, context)
+            reply = None if image is None else respond(query.packet, ask.client, image, now, context)
         if not reply:
             return _error(query.packet, types.SERVFAIL)
         return reply if len(reply) <= room else _truncated(query.packet, reply)

@@ -25,7 +25,6 @@ from dnsd.compile import image as compile_image
 from dnsd.control import asked, tsig
 from dnsd.dns import names, types, wire
 from dnsd.dns.prefixes import Prefixes
-from dnsd.dns.wire import FormError
 from dnsd.model import RRset, ServiceView, ZoneView
 
 MESSAGE: Final = 16384  # octets of a message at most, if no single record needs more
@@ -155,13 +154,18 @@ class Question:
         heads = wire.heads(rcode, aa, answers)
         return self.packet[:2] + heads[self.packet[2] & 1 | 2 * bool(record)] + self.packet[12 : self.asked.tail]
 
-    def opt(self, options: bytes = b"") -> bytes:
+    @property
+    def version(self) -> int:
+        """Of EDNS; 0 where it was not spoken."""
+        return self.packet[self.opt_at + 6] if self.opt_at else 0
+
+    def opt(self, options: bytes = b"", rcode: int = 0) -> bytes:
         """The OPT for a reply; nothing where EDNS was not spoken."""
-        return wire.opt(bool(self.packet[self.opt_at + 7] >> 7), options) if self.opt_at else b""
+        return wire.opt(bool(self.packet[self.opt_at + 7] >> 7), options, rcode >> 4) if self.opt_at else b""
 
     def refusal(self, rcode: int, code: int = -1, text: str = "") -> bytes:
         """The reply that there is no transfer, with the extended error that says why."""
-        record = self.opt(wire.error_option(code, text) if code >= 0 else b"")
+        record = self.opt(wire.error_option(code, text) if code >= 0 else b"", rcode)
         return self.head(rcode, 0, record, aa=False) + record
 
 
@@ -172,8 +176,6 @@ def question(packet: bytes) -> Question | None:
         return None
     counts = struct.unpack_from(">6H", packet)
     opt_at, _ = wire.tail(packet, found.tail, counts[4], counts[5])
-    if opt_at and packet[opt_at + 6]:
-        raise FormError  # of no version that we speak
     return Question(packet, found, opt_at)
 
 
@@ -199,6 +201,9 @@ class Transfers:
     def answer(self, question: Question, query: tsig.Query, client: bytes, *, udp: bool) -> Iterator[bytes]:
         """The messages, not signed yet; each leaves room for the signature. At least one."""
         apex = question.apex
+        if question.version:  # RFC 6891 §6.1.3
+            yield question.refusal(types.BADVERS)
+            return
         if not self._served.zones:
             yield question.refusal(types.SERVFAIL, NOT_READY, "zones are still being read")
             return

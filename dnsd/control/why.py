@@ -15,7 +15,6 @@ import ipaddress
 import struct
 from typing import Any, Final
 
-from dnsd import metrics
 from dnsd.answer import respond
 from dnsd.context import WHY, Context
 from dnsd.control import asked
@@ -31,8 +30,9 @@ _FIRST, _VERSION, _CLIENT, _BEST, _RUNG, _MAP, _FORCED, _NEXT = range(8)
 """Ranks of strings, the most telling first."""
 
 
-def answer(control: Control, packet: bytes, client: bytes) -> bytes | None:
-    """The reply to a query that may be told why: `client` is packed, 4 or 16 octets; no signature is in the packet.
+def answer(control: Control, packet: bytes, client: bytes, context: Context) -> bytes | None:
+    """The reply to a query that may be told why: `client` is packed, 4 or 16 octets; no signature is in the packet;
+    `context` is for what is answered as ever.
 
     None where there is none to give: no image yet, or no time for it just now.
     """
@@ -47,7 +47,7 @@ def answer(control: Control, packet: bytes, client: bytes) -> bytes | None:
     told = _explained(control, question, client, ecs) if question is not None and (opt is None or not opt[1]) else []
     control.why.spend(control.clock.monotonic() - began)
     if question is None or not told:
-        return _ordinary(control, packet, client)
+        return _ordinary(control, packet, client, context)
     limit, tail = wire.PLAIN_SIZE, b""
     if opt is not None:
         limit = min(SIZE, max(wire.PLAIN_SIZE, opt[0]))
@@ -68,13 +68,11 @@ def _ecs(control: Control, client: bytes, opt: Opt | None) -> wire.Ecs | None:
     return opt[3]
 
 
-def _ordinary(control: Control, packet: bytes, client: bytes) -> bytes | None:
+def _ordinary(control: Control, packet: bytes, client: bytes, context: Context) -> bytes | None:
     """What everybody gets who may not be told why."""
     image = control.publisher.live.image
     if image is None:
         return None
-    context = Context([0] * metrics.SLOTS, node=control.node)
-    context.ecs_from = control.ecs_from
     return respond(packet, client, image, control.clock.unix_ms() // 1000, context)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import dns.edns
 import dns.flags
 import dns.message
 import dns.rcode
@@ -102,6 +103,24 @@ def test_a_transfer_is_signed_message_by_message() -> None:
     [refused] = asked(made, query("demo.example", "AXFR", signed=False), desk.TCP)
     assert refused.rcode() == dns.rcode.REFUSED
     assert made.described()["transfers"] == 2
+
+
+@pytest.mark.parametrize("transport", [desk.UDP, desk.TCP])
+@pytest.mark.parametrize("kind", ["AXFR", "IXFR", "SOA"])
+def test_an_unknown_version_of_edns_is_told_signed(kind: str, transport: int) -> None:
+    message = query("demo.example", kind)
+    message.use_edns(1)
+    [reply] = asked(answers(), message, transport)
+    assert (reply.rcode(), reply.edns, reply.had_tsig) == (dns.rcode.BADVERS, 0, True)
+    assert not reply.answer
+
+
+@pytest.mark.parametrize("kind", ["SOA", "AXFR"])
+def test_what_cannot_be_read_behind_a_right_signature_is_told_signed(kind: str) -> None:
+    message = query("demo.example", kind)
+    message.use_edns(0, options=[dns.edns.GenericOption(dns.edns.OptionType.ECS, b"\0\1\x19\0\1\2")])
+    replies = asked(answers(), message, desk.UDP)
+    assert [(reply.rcode(), reply.had_tsig) for reply in replies] == [(dns.rcode.FORMERR, True)]
 
 
 def test_who_has_shown_a_right_signature_is_known() -> None:

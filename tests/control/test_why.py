@@ -16,15 +16,19 @@ import dns.rdatatype
 import pytest
 import pytest_asyncio
 
+from dnsd import metrics
+from dnsd.context import Context
 from dnsd.control import why
 from dnsd.control.clock import Allowance
 from dnsd.dns.prefixes import Prefixes
 from tests.control.fleet_samples import SERVICE, endpoint, override, service, site
+from tests.control.rig import ZONE, zone
 from tests.control.test_explain import Node
 
 pytestmark = pytest.mark.asyncio
 WILD, SIX, NONE = "*.wild.example.com", "six.example.com", "none.example.com"
 CLIENT = ipaddress.ip_address("10.1.2.3").packed
+UDP, TCP = (Context([0] * metrics.SLOTS, tcp=tcp) for tcp in (False, True))
 
 
 class Desk:
@@ -42,7 +46,7 @@ class Desk:
         if subnet:
             options["options"] = [dns.edns.ECSOption.from_text(subnet)]
         query = dns.message.make_query(name, type_, **({"use_edns": 0, "payload": 1232} | options))
-        data = why.answer(self.control, query.to_wire(), client)
+        data = why.answer(self.control, query.to_wire(), client, UDP)
         assert data is not None
         reply = dns.message.from_wire(data)
         assert query.is_response(reply)
@@ -201,11 +205,25 @@ async def test_the_rest_is_answered_as_ever(desk: Desk, name: str, type_: str, r
     (bytes.fromhex("000100000002000000000000") + b"\4_why\3api\0\0\x10\0\1", 1),
 ])
 async def test_malformed_ones(desk: Desk, packet: bytes, rcode: int) -> None:
-    data = why.answer(desk.control, packet, CLIENT)
+    data = why.answer(desk.control, packet, CLIENT, UDP)
     assert data is not None
     assert (data[3] & 15, data[6:8]) == (rcode, b"\0\0")
-    assert why.answer(desk.control, packet[:3] + b"\x80" + packet[4:12], CLIENT) is not None
-    assert why.answer(desk.control, packet[:11], CLIENT) is None
+    assert why.answer(desk.control, packet[:3] + b"\x80" + packet[4:12], CLIENT, UDP) is not None
+    assert why.answer(desk.control, packet[:11], CLIENT, UDP) is None
+
+
+async def test_an_ordinary_answer_over_tcp_is_whole(desk: Desk) -> None:
+    """A name of the zone that begins like a question why, with more data than a datagram holds."""
+    node = desk.node.rig
+    node.publisher.zones = (zone(node.state, f'{ZONE}_why.large TXT {" ".join(["x" * 250] * 8)}\n'),)
+    node.publisher.mark(structure="zones")
+    await node.publish()
+    query = dns.message.make_query("_why.large.example.com", "TXT").to_wire()
+    for context in (UDP, TCP):
+        data = why.answer(desk.control, query, CLIENT, context)
+        assert data is not None
+        reply = dns.message.from_wire(data)
+        assert (bool(reply.flags & dns.flags.TC), len(reply.answer)) == (not context.tcp, context.tcp)
 
 
 async def test_explaining_takes_a_share_of_the_time_at_most(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +237,7 @@ async def test_explaining_takes_a_share_of_the_time_at_most(desk: Desk, monkeypa
     query, began = dns.message.make_query(f"_why.{SERVICE}", "TXT").to_wire(), clock.ms
     told = 0
     while clock.ms < began + 10_000:
-        if why.answer(desk.control, query, CLIENT) is None:
+        if why.answer(desk.control, query, CLIENT, UDP) is None:
             clock.ms += 10
         else:
             told += 1
@@ -229,5 +247,5 @@ async def test_explaining_takes_a_share_of_the_time_at_most(desk: Desk, monkeypa
 async def test_without_an_image(tmp_path: Path, atlas: Path) -> None:
     node = Node(tmp_path, atlas)
     query = dns.message.make_query(f"_why.{SERVICE}", "TXT").to_wire()
-    assert why.answer(Desk(node).control, query, CLIENT) is None
+    assert why.answer(Desk(node).control, query, CLIENT, UDP) is None
     node.rig.close()
