@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol, Member):
         if malformed:
             self._close("malformed")
         elif self._queries >= door.crowd.limits.queries:
-            self._close("queries")
+            self._reason, self._pending, more = self._reason or "queries", b"", False
         return more
 
     def _account(self, queries: int, octets: int, answers: int, gathered: int) -> None:

@@ -143,6 +143,24 @@ def test_a_client_that_has_said_all_still_gets_its_answer(loop: str) -> None:
     over_tcp(loop, scenario)
 
 
+def test_after_the_last_query_there_may_be_what_was_asked_is_answered(loop: str) -> None:
+    async def scenario(rig: doors.Rig, control: Control) -> None:
+        reader, writer = await rig.connect()
+        writer.write(framed(AXFR, query("www.demo.example", number=7)))
+        ask = await control.heard()
+        assert isinstance(ask, desk.Ask)
+        assert (await doors.reply(reader))[:2] == b"\0\7"
+        control.say(ask.id, numbered(1), more=True)
+        assert await doors.reply(reader) == numbered(1)
+        assert await control.heard() == desk.Next(ask.id)
+        control.say(ask.id, numbered(2))
+        assert await doors.reply(reader) == numbered(2)
+        assert await doors.ended(reader)
+        assert rig.closed() == {"queries": 1}
+
+    over_tcp(loop, scenario, Limits(queries=2))
+
+
 def test_a_slow_reader_holds_one_message(loop: str) -> None:
     async def scenario(rig: doors.Rig, control: Control) -> None:
         reader, writer = await rig.connect(receive=4096)
