@@ -146,6 +146,19 @@ def with_mac(mac: bytes, whole: bytes) -> bytes:
     return tsig.append(bare, message.tsig.name, message.tsig[0].replace(mac=mac))
 
 
+def test_a_chain_of_pointers_is_not_followed() -> None:
+    """Of 16 KiB of pointers, each to the one before, in an unknown option: a key's name begins at the last one."""
+    head = b"\0\1\0\0\0\1\0\0\0\0\0\2\1a\0\0\1\0\1"
+    places = range(len(head) + 11, 16300, 2)
+    chain = b"".join(struct.pack(">H", 0xC000 | at) for at in (14, *places[:-1]))
+    name = struct.pack(">H", 0xC000 | places[-1])
+    rdata = name + bytes(6) + b"\1\x2c\0\x20" + bytes(32) + b"\0\1\0\0\0\0"
+    packet = head + b"\0\0\x29\4\xd0\0\0\0\0" + struct.pack(">H", len(chain)) + chain
+    packet += name + b"\0\xfa\0\xff\0\0\0\0" + struct.pack(">H", len(rdata)) + rdata
+    with pytest.raises(FormError):
+        KEYS.read(packet, NOW)
+
+
 def test_lengths_of_a_mac() -> None:
     """RFC 8945 §5.2.2.1: under half is no TSIG, from there on too short for us but right; over the hash none again."""
     whole = query(key()).to_wire()
