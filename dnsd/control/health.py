@@ -4,8 +4,9 @@ Lives here: services to targets, results to states, who must be resolved anew, t
 here: probing and its schedule (`watch`), results to states as such (`steer.health`), what a state may remove
 (`control.standing`).
 
-An address that several services hand out under the same check is one target with one state. A result that is this
-node's own fault says nothing of the target. A state is the node's memory, so it survives a restart, for a while.
+An address that several services hand out under the same check is one target, probed once; each of them judges it by its
+own rules. A result that is this node's own fault says nothing of the target. States and what the limits have removed
+are the node's memory, so they survive a restart, for a while: else a restart would answer dead addresses again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from dnsd import disk
 from dnsd.control.clock import Clock
@@ -29,6 +31,7 @@ from dnsd.registry import models
 from dnsd.registry.models import Endpoint, Service
 from dnsd.steer import health
 from dnsd.steer.health import Cell, Rules, State
+from dnsd.steer.limits import Removal
 from dnsd.watch.outcome import Outcome
 from dnsd.watch.schedule import Standing, Target
 from dnsd.watch.target import Check
@@ -38,8 +41,18 @@ KEPT_MS: Final = 600_000
 """How long a state that was written down is worth something."""
 
 SLOW_MS: Final = 800.0
+Removals = Mapping[int, tuple[Removal, ...]]
+"""Record type -> what health has removed of it, for one service."""
+
 LISTED: Final = 100
 _log = logging.getLogger("dnsd.control")
+
+
+class Way(NamedTuple):
+    """How a service judges what is found of its targets; `up`: at first it takes them to be up."""
+
+    rules: Rules
+    up: bool
 
 
 class Schedule(Protocol):
@@ -64,49 +77,98 @@ class Health:
         self.schedule: Schedule | None = None
         self.counts: Counter[str] = Counter()
         self.unsaved = False
-        self._cells: dict[Target, Cell] = {}
-        self._rules: dict[Target, Rules] = {}
-        self._owners: dict[Target, set[str]] = {}
+        self._cells: dict[Target, dict[Way, Cell]] = {}
+        self._owners: dict[Target, dict[str, Way]] = {}  # target -> service that asks for it -> how it judges
+        self._checks: dict[str, models.Check] = {}
         self._targets: dict[str, dict[tuple[str, int], Target]] = {}  # service -> (endpoint id, type) -> target
+        self._unchecked: set[str] = set()  # services that had no check when they were last looked at
+        self._removals: dict[str, dict[int, tuple[Removal, ...]]] = {}
         self._restored: dict[str, Cell] = {}
+        self._restored_ms = 0
 
     # --- services to targets ---
 
     def renew(self, name: str) -> None:
         """A service or its endpoints have changed, or it is gone: probe what is there now."""
         service = self._fleet.services.get(name)
-        wanted = {} if service is None or service.check == "none" or self.schedule is None else dict(
-            _targets(service, self._fleet.members.get(name, {}).values()))
-        before = self._targets.get(name, {})
-        if wanted == before:
+        if self.schedule is None:
             return
-        if wanted:
-            self._targets[name] = wanted
-        else:
-            self._targets.pop(name, None)
+        if service is None or service.check == "none":
+            self._rest(name, known=service is not None)
+            return
+        check, was = service.check, self._checks.get(name)
+        wanted = dict(_targets(service, self._fleet.members.get(name, {}).values()))
+        before = self._targets.get(name, {})
+        if wanted == before and check == was:
+            return
+        former = self._former(name, before, wanted, check)
+        self._targets[name], self._checks[name] = wanted, check
         for target in set(before.values()) - set(wanted.values()):
             self._drop(target, name)
+        way = _way(check)
         for target in dict.fromkeys(wanted.values()):
-            self._owners.setdefault(target, set()).add(name)
-            if target not in self._cells:
-                self._begin(target, service)
-            if self.schedule is not None:
-                self.schedule.watch(target, name, name)
+            owners = self._owners.setdefault(target, {})
+            if owners.get(name) != way:
+                self._leave(target, name)
+                owners[name] = way
+                cells = self._cells.setdefault(target, {})
+                if way not in cells:
+                    cells[way] = self._begin(target, way, former.get(target))
+            self.schedule.watch(target, name, name)
+        self._unchecked.discard(name)
 
-    def _begin(self, target: Target, service: Service | None) -> None:
-        check = service.check if service is not None else "none"
-        if check == "none":
-            return
-        self._rules[target] = Rules(check.rise, check.fall, check.ramp_ms)
-        fresh = Cell(State.UP if check.initial == "up" else State.UNKNOWN)
-        self._cells[target] = self._restored.pop(_name(target), fresh)
+    def _former(self, name: str, before: Mapping[tuple[str, int], Target], wanted: Mapping[tuple[str, int], Target],
+                check: models.Check) -> dict[Target, Cell]:
+        """What another check has found of the same addresses, or that they were up because there was none: what is
+        answered must not change before there are results. Of what is new nothing is known."""
+        if name in self._unchecked:
+            return dict.fromkeys(wanted.values(), Cell(State.UP))
+        found: dict[Target, Cell] = {}
+        was = self._checks.get(name)
+        if was is None or was == check:
+            return found
+        for key, target in wanted.items():
+            old = before.get(key)
+            if old is None or (old.address != target.address and was.address is None and check.address is None):
+                continue
+            cell = self._cells[old][_way(was)]
+            if old != target:
+                cell = Cell(cell.state, since_ms=cell.since_ms, proven=cell.proven)
+            if target not in found or found[target].state is State.DOWN:  # of several that become one the best
+                found[target] = cell
+        return found
+
+    def _begin(self, target: Target, way: Way, former: Cell | None) -> Cell:
+        """What is known of a target that someone begins to ask for."""
+        name = _name(target)
+        kept = self._restored.pop(name, None)
+        if self._clock.unix_ms() - self._restored_ms > KEPT_MS:
+            kept = None
+        found = (cell for cell in self._cells[target].values() if cell.since_ms)  # not what another takes it to be
+        cell = former or next(found, None) or kept or Cell()
+        return cell._replace(state=State.UP) if way.up and cell.state is State.UNKNOWN else cell
+
+    def _rest(self, name: str, *, known: bool) -> None:
+        """Nothing of this service is probed any more."""
+        for target in set(self._targets.pop(name, {}).values()):
+            self._drop(target, name)
+        self._checks.pop(name, None)
+        self._removals.pop(name, None)
+        (self._unchecked.add if known else self._unchecked.discard)(name)
 
     def _drop(self, target: Target, name: str) -> None:
         if self.schedule is not None:
             self.schedule.forget(target, name)
-        self._owners[target].discard(name)
+        self._leave(target, name)
         if not self._owners[target]:
-            del self._owners[target], self._cells[target], self._rules[target]
+            del self._owners[target], self._cells[target]
+
+    def _leave(self, target: Target, name: str) -> None:
+        """Nobody's way of judging a target is no longer kept."""
+        owners = self._owners[target]
+        way = owners.pop(name, None)
+        if way is not None and way not in owners.values():
+            del self._cells[target][way]
 
     # --- results to states ---
 
@@ -117,29 +179,52 @@ class Health:
         if before is None:
             return
         slow = outcome.ok and outcome.connect_ms > SLOW_MS
-        cell = health.seen(before, outcome.ok, at_ms, self._rules[target], slow=slow)
-        self._cells[target] = cell
-        if (cell.state, cell.doubt) != (before.state, before.doubt):
-            if cell.state is not before.state:
+        touched: list[str] = []
+        for way, cell in before.items():
+            before[way] = after = health.seen(cell, outcome.ok, at_ms, way.rules, slow=slow)
+            if (after.state, after.doubt) == (cell.state, cell.doubt):
+                continue
+            if after.state is not cell.state:
                 self.unsaved = True
                 self.counts["changes"] += 1
-                _log.info("%s is %s: %s", text(target), cell.state.name.lower(), outcome.reason.value)
-            self._publisher.mark(self._owners[target])
+                _log.info("%s is %s: %s", text(target), after.state.name.lower(), outcome.reason.value)
+            touched += self._asking(target, way)
+        if touched:
+            self._publisher.mark(touched)
 
     def measured(self, service: str, id_: str, type_: int) -> Measured:
         """What is known of an endpoint's address; up where nothing is measured."""
         target = self._targets.get(service, {}).get((id_, type_))
-        cell = self._cells.get(target) if target is not None else None
-        if target is None or cell is None:
+        if target is None:
             return Measured()
-        share = health.share(cell, self._clock.unix_ms(), self._rules[target])
-        return Measured(cell.state, share, cell.doubt, self._result(target))
+        way = self._owners[target][service]
+        cell, now_ms = self._cells[target][way], self._clock.unix_ms()
+        settled = cell.state in (State.UP, State.DEGRADED)
+        return Measured(
+            cell.state, health.share(cell, now_ms, way.rules), cell.doubt, "" if settled else self._result(target),
+            settled or cell.proven, health.step_at(cell, now_ms, way.rules))
+
+    def removals(self, service: str) -> Removals:
+        """What the limits remember of a service."""
+        return self._removals.get(service, {})
+
+    def keep(self, service: str, removals: Removals) -> None:
+        """Remember this for the next time, and for a successor."""
+        kept = {type_: some for type_, some in removals.items() if some}
+        if kept != self._removals.get(service, {}):
+            self.unsaved = True
+            self._removals[service] = kept
+        if not kept:
+            self._removals.pop(service, None)
+
+    def _asking(self, target: Target, way: Way) -> list[str]:
+        return [name for name, judges in self._owners[target].items() if judges == way]
 
     # --- for people ---
 
     def described(self) -> dict[str, Any]:
         """States and results, and who is not up."""
-        states = Counter(cell.state.name.lower() for cell in self._cells.values())
+        states = Counter(cell.state.name.lower() for cells in self._cells.values() for cell in cells.values())
         return {
             "targets": len(self._cells), "probes": sum(self.counts.values()) - self.counts["changes"],
             **{state.name.lower(): states[state.name.lower()] for state in State},
@@ -149,21 +234,22 @@ class Health:
 
     def endpoints(self, service: str) -> list[dict[str, Any]]:
         """Every address of a service that is probed, with its state and its last result."""
-        return [{"endpoint": id_, "type": types.type_text(type_), **self._told(target)}
+        return [{"endpoint": id_, "type": types.type_text(type_), **self._told(target, self._owners[target][service])}
                 for (id_, type_), target in sorted(self._targets.get(service, {}).items())]
 
     def _not_up(self) -> Iterator[dict[str, Any]]:
-        for target, cell in self._cells.items():
-            if cell.state is not State.UP:
-                yield {"services": sorted(self._owners[target])[:LISTED], **self._told(target)}
+        for target, cells in self._cells.items():
+            for way, cell in cells.items():
+                if cell.state is not State.UP:
+                    yield {"services": sorted(self._asking(target, way))[:LISTED], **self._told(target, way)}
 
-    def _told(self, target: Target) -> dict[str, Any]:
-        cell = self._cells[target]
+    def _told(self, target: Target, way: Way) -> dict[str, Any]:
+        cell = self._cells[target][way]
         standing = self.schedule.standing(target) if self.schedule is not None else None
         last = standing.last if standing is not None else None
         return {
             "target": text(target), "state": cell.state.name.lower(), "since_ms": cell.since_ms, "doubt": cell.doubt,
-            "share": health.share(cell, self._clock.unix_ms(), self._rules[target]), "result": self._result(target),
+            "share": health.share(cell, self._clock.unix_ms(), way.rules), "result": self._result(target),
             "at_ms": standing.at_ms if standing is not None else 0,
             "handshake_ms": round(last.handshake_ms, 1) if last is not None else None,
             "interval_ms": round(standing.interval_ms) if standing is not None else None,
@@ -181,11 +267,17 @@ class Health:
 
     # --- the file ---
 
-    def dump(self) -> bytes:
-        """What a successor should know."""
+    @property
+    def watches(self) -> bool:
+        """Whether anything is probed."""
+        return bool(self._cells)
+
+    def dump(self) -> Callable[[], bytes]:
+        """What a successor should know, as it is now; called, its octets, which may take a while."""
         self.unsaved = False
-        cells = {_name(target): list(cell) for target, cell in self._cells.items() if cell.state is not State.UNKNOWN}
-        return json.dumps({"at_ms": self._clock.unix_ms(), "cells": cells}, separators=(",", ":")).encode()
+        at_ms = self._clock.unix_ms()
+        cells = [(target, cell) for target, some in self._cells.items() for cell in list(some.values())[:1]]
+        return partial(_octets, at_ms, cells, dict(self._removals))
 
     def restore(self, path: Path) -> None:
         """Take over what a former process wrote, unless that is too long ago. ValueError: unreadable; OSError."""
@@ -194,13 +286,18 @@ class Health:
             return
         try:
             found = json.loads(data)
-            if not 0 <= self._clock.unix_ms() - int(found["at_ms"]) <= KEPT_MS:
-                return
-            self._restored = {
-                str(name): Cell(State(int(state)), 0, int(since), int(back), int(weight), int(weighed))
-                for name, (state, _, since, back, weight, weighed, _) in found["cells"].items()}
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            at_ms = int(found["at_ms"])
+            cells = {
+                str(name): Cell(State(int(state)), 0, int(since), int(back), int(weight), int(weighed), False, bool(up))
+                for name, (state, _, since, back, weight, weighed, _, up) in found["cells"].items()}
+            removals = {
+                str(name): {int(type_): tuple(Removal(str(id_), int(ms)) for id_, ms in some)
+                            for type_, some in kept.items()}
+                for name, kept in found["removed"].items()}
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error!r}") from error
+        if 0 <= self._clock.unix_ms() - at_ms <= KEPT_MS:
+            self._restored, self._restored_ms, self._removals = cells, at_ms, removals
 
 
 def text(target: Target) -> str:
@@ -228,14 +325,30 @@ def _addresses(endpoint: Endpoint) -> Iterator[tuple[int, bytes]]:
 
 
 def _check(service: str, check: models.Check) -> Check:
-    """The check as probes take it, with what a service's check leaves out."""
+    """The check as probes take it, with what a service's check leaves out and without what its kind does not look at:
+    that would make two targets of one."""
     host = check.host or service.removeprefix("*.")
-    return Check(
-        check.kind, check.port or models.PORTS[check.kind] or 0, check.path, "" if check.kind == "dns" else host,
-        check.method, check.status, (check.text or "").encode(), check.verify, check.tls,
-        qname=host if check.kind == "dns" else ".",
-        interval_ms=check.interval_ms, timeout_ms=check.timeout_ms,
-        address=check.address.packed if check.address is not None else None)
+    made = Check(
+        check.kind, check.port or models.PORTS[check.kind] or 0, interval_ms=check.interval_ms,
+        timeout_ms=check.timeout_ms, address=check.address.packed if check.address is not None else None)
+    match check.kind:
+        case "tcp":
+            return made
+        case "dns":
+            return made._replace(qname=host)
+    return made._replace(
+        path=check.path, host=host, method=check.method, status=check.status, text=(check.text or "").encode(),
+        verify=check.verify, tls=check.tls)
+
+
+def _way(check: models.Check) -> Way:
+    return Way(Rules(check.rise, check.fall, check.ramp_ms), check.initial == "up")
+
+
+def _octets(at_ms: int, cells: Sequence[tuple[Target, Cell]], removals: Mapping[str, Removals]) -> bytes:
+    return json.dumps({
+        "at_ms": at_ms, "cells": {_name(target): cell for target, cell in cells if cell.state is not State.UNKNOWN},
+        "removed": removals}, separators=(",", ":")).encode()
 
 
 def _name(target: Target) -> str:

@@ -6,7 +6,8 @@ comes from (`control.state`), scoring (`steer.rank`), bytes (`compile.service`).
 Pure: fleet, memory and the time in, a view and the next memory out, so the same version gives the same view everywhere.
 
     override    endpoint beats site beats service; `up` and `down` are absolute
-    drain       answered only where the service has nothing else of that family: no other endpoint, no fallback
+    drain       answered only where the service has nothing else of that family: no other endpoint that is not known to
+                be dead, no fallback
     last good   what was live last, per type, for 24 hours after it ceased; nothing an operator deleted or forced down
 """
 
@@ -89,10 +90,9 @@ class Resolved(NamedTuple):
     sifted: Mapping[int, Sifted]
 
     @property
-    def restless(self) -> bool:
-        """Whether time alone will change it soon: a ramp goes on, or the limits hold something back."""
-        return any(one.held or any(share < standing.WHOLE for share in one.shares.values())
-                   for one in self.sifted.values())
+    def due_ms(self) -> int:
+        """When time alone will change what health leaves (unix ms): a ramp's next step, room in the limits; 0: not."""
+        return min((one.due_ms for one in self.sifted.values() if one.due_ms), default=0)
 
 
 def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 0,
@@ -102,7 +102,7 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
     members = _members(fleet, service, now_ms)
     sifted = {} if service.check == "none" else {
         type_: _sift(service, members, type_, health, now_ms) for type_ in TYPES.values()}
-    members = tuple(_healthy(member, sifted, health) for member in members) if sifted else members
+    members = tuple(_healthy(member, sifted) for member in members) if sifted else members
     live = tuple(
         EndpointView(
             m.endpoint.id, m.endpoint.site,
@@ -212,30 +212,33 @@ def _members(fleet: Fleet, service: Service, now_ms: int) -> tuple[Member, ...]:
 def _sift(service: Service, members: tuple[Member, ...], type_: int, health: Health, now_ms: int) -> Sifted:
     """What health makes of those that could be answered in one family."""
     fallback = service.fallback.a if type_ == types.A else service.fallback.aaaa
-    candidates = [
-        Candidate(m.endpoint.id, m.endpoint.site, m.endpoint.tier, m.endpoint.weight,
-                  health.measured(m.endpoint.id, type_), m.forced is not None and m.forced.state == "up")
-        for m in members if (m.a if type_ == types.A else m.aaaa)]
-    return standing.sift(candidates, health.before.get(type_, ()), now_ms, fallback=bool(fallback))
+    candidates, spare = [], []
+    for member in members:
+        endpoint, state = member.endpoint, member.forced.state if member.forced is not None else ""
+        one = Candidate(endpoint.id, endpoint.site, endpoint.tier, endpoint.weight,
+                        health.measured(endpoint.id, type_), state == "up")
+        if member.a if type_ == types.A else member.aaaa:
+            candidates.append(one)
+        elif state == "drain" and (endpoint.a if type_ == types.A else endpoint.aaaa) is not None:
+            spare.append(one)
+    return standing.sift(candidates, health.before.get(type_, ()), now_ms, fallback=bool(fallback), spare=spare)
 
 
-def _healthy(member: Member, sifted: Mapping[int, Sifted], health: Health) -> Member:
+def _healthy(member: Member, sifted: Mapping[int, Sifted]) -> Member:
     """The member as health leaves it: the lesser of what both families say of its weight and points."""
     id_ = member.endpoint.id
     shares, points, reasons = [], [], []
-    for type_, could, family in ((types.A, member.a, "IPv4"), (types.AAAA, member.aaaa, "IPv6")):
+    for type_, family in ((types.A, "IPv4"), (types.AAAA, "IPv6")):
         one = sifted[type_]
-        if not could:
-            continue
         if id_ in one.out:
             reasons.append(f"{family} {one.out[id_]}")
-            continue
-        shares.append(one.shares[id_])
-        points.append(PERFECT if one.panic else standing.POINTS[health.measured(id_, type_).state])
+        if id_ in one.shares:
+            shares.append(one.shares[id_])
+            points.append(one.points[id_])
         if id_ in one.held:
             reasons.append(f"{family} answered though down: health may not remove so much at once")
     return member._replace(
-        a=member.a and id_ in sifted[types.A].shares, aaaa=member.aaaa and id_ in sifted[types.AAAA].shares,
+        a=id_ in sifted[types.A].shares, aaaa=id_ in sifted[types.AAAA].shares,
         share=min(shares, default=standing.WHOLE), points=min(points, default=PERFECT),
         reason="; ".join(reasons) or member.reason)
 

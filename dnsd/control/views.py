@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from dnsd import disk
 from dnsd.control import resolve
-from dnsd.control.resolve import UNMEASURED, Good, Health, Memory, Remembered, Resolved
+from dnsd.control.resolve import UNMEASURED, Good, Health, Memory, Remembered, Removals, Resolved
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.model import ServiceView
@@ -35,6 +35,12 @@ class Measuring(Protocol):
     def measured(self, service: str, id_: str, type_: int) -> Measured:
         """What is known of an endpoint's address."""
 
+    def removals(self, service: str) -> Removals:
+        """What health had removed of a service."""
+
+    def keep(self, service: str, removals: Removals) -> None:
+        """What it has removed now."""
+
 
 class Views:
     """Resolved services by name. `map_of` says which map a service's record refers to."""
@@ -43,7 +49,7 @@ class Views:
         self.fleet = fleet
         self.map_of = map_of
         self.health: Measuring | None = None
-        self._restless: set[str] = set()
+        self._due: dict[str, int] = {}  # services that time alone will change: when (unix ms)
         self.resolved: dict[str, Resolved] = {}
         self.memories: dict[str, Memory] = {}
         self.unsaved = False
@@ -59,7 +65,7 @@ class Views:
                 if self.resolved.pop(name, None) is not None:
                     found[name] = None
                 self._stored.pop(name, None)
-                self._restless.discard(name)
+                self._due.pop(name, None)
                 self._remember(name, {})
                 if self.health is not None:
                     self.health.renew(name)
@@ -69,7 +75,12 @@ class Views:
             memory = self.memories.get(name, {})
             now = self.resolved[name] = resolve.resolve(
                 self.fleet, name, memory, now_ms, self.map_of(name), self._health(name))
-            (self._restless.add if now.restless else self._restless.discard)(name)
+            if now.due_ms:
+                self._due[name] = now.due_ms
+            else:
+                self._due.pop(name, None)
+            if self.health is not None:
+                self.health.keep(name, {type_: one.removals for type_, one in now.sifted.items()})
             if now.memory != memory or self._stored.get(name) is not self.fleet.services[name]:
                 self._stored[name] = self.fleet.services[name]
                 self._remember(name, now.memory)
@@ -79,16 +90,16 @@ class Views:
     def changed_by_time(self, now_ms: int) -> set[str]:
         """Services that time alone has changed since this was last asked."""
         since, self._looked_ms = self._looked_ms or now_ms, now_ms
-        return resolve.changed_by_time(self.fleet, self.memories, since, now_ms) | self._restless
+        back = now_ms < since  # the clock was set back: what it was due for has no meaning any more
+        due = {name for name, at_ms in self._due.items() if at_ms <= now_ms or back}
+        return resolve.changed_by_time(self.fleet, self.memories, since, now_ms) | due
 
     def _health(self, name: str) -> Health:
         """What is measured of a service, and what health had removed of it."""
-        before = self.resolved.get(name)
-        removals = {type_: one.removals for type_, one in before.sifted.items()} if before is not None else {}
         measuring = self.health
         if measuring is None:
             return UNMEASURED
-        return Health(lambda id_, type_: measuring.measured(name, id_, type_), removals)
+        return Health(lambda id_, type_: measuring.measured(name, id_, type_), measuring.removals(name))
 
     def dump(self, now_ms: int, cursor: str) -> bytes:
         """The content of `node.json`; `cursor` is where in the registry's history it was true."""
@@ -123,7 +134,7 @@ class Views:
             memories = {
                 service.name: {int(type_): _remembered(service.name, kept, seen_ms) for type_, kept in memory.items()}
                 for service, (_, memory) in zip(services, found["service"], strict=True)}
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error!r}") from error
         self.fleet.sites = {site.id: site for site in sites}
         self.fleet.overrides = {override.key: override for override in overrides}

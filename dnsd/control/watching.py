@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,7 @@ from dnsd.watch.schedule import Schedule
 from dnsd.watch.target import Policy
 
 SAVE_S: Final = 5.0
+SEEN_S: Final = 60.0
 LOOK_S: Final = 30.0
 _log = logging.getLogger("dnsd.control")
 
@@ -72,7 +73,7 @@ class Watching:
                 if now - looked >= LOOK_S:
                     looked = now
                     self._look()
-                if now - saved >= SAVE_S and self.health.unsaved:
+                if now - saved >= (SAVE_S if self.health.unsaved else SEEN_S) and self._worth:
                     saved = now
                     await asyncio.to_thread(self._write, self.health.dump())
             probing.result()
@@ -82,8 +83,13 @@ class Watching:
 
     def save(self) -> None:
         """Write down what is known."""
-        if self.health.unsaved:
+        if self._worth:
             self._write(self.health.dump())
+
+    @property
+    def _worth(self) -> bool:
+        """Whether there is anything to write: before anything is probed what a former process wrote is better."""
+        return self.settings.enabled and (self.health.watches or self.health.unsaved)
 
     def described(self) -> dict[str, Any]:
         """For people."""
@@ -113,9 +119,9 @@ class Watching:
             self._policy = policy
             self.schedule.set_policy(policy)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, dump: Callable[[], bytes]) -> None:
         try:
-            disk.replace(self._file, data)
+            disk.replace(self._file, dump())
         except OSError as error:
             self.health.unsaved = True
             _log.error("what is known of health cannot be written: %s", error)

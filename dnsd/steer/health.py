@@ -40,7 +40,7 @@ class Rules(NamedTuple):
 class Cell(NamedTuple):
     """One target: `streak` is successes (> 0) or failures (< 0) in a row; `since_ms` the last change of state,
     `back_ms` the last recovery (0: none yet); `weight` of its falls as it was at `weighed_ms`; `doubt`: the last probe
-    failed, and nothing is settled yet."""
+    failed, and nothing is settled yet; `proven`, of one that is down: it has been up before."""
 
     state: State = State.UNKNOWN
     streak: int = 0
@@ -49,18 +49,22 @@ class Cell(NamedTuple):
     weight: int = 0
     weighed_ms: int = 0
     doubt: bool = False
+    proven: bool = False
 
 
 def seen(cell: Cell, ok: bool, now_ms: int, rules: Rules, *, slow: bool = False) -> Cell:
     """The cell after one more result. A target never seen before is up at its first success, and so without a ramp."""
     streak = max(cell.streak, 0) + 1 if ok else min(cell.streak, 0) - 1
     weight = weighed(cell, now_ms)
-    cell = cell._replace(streak=streak, weight=weight, weighed_ms=now_ms, doubt=not ok and cell.state is not State.DOWN)
+    cell = cell._replace(
+        streak=streak, weight=weight, weighed_ms=now_ms, doubt=not ok and cell.state is not State.DOWN,
+        back_ms=cell.back_ms if cell.back_ms <= now_ms else 0)  # the clock was set back: no ramp when it is there again
     if not ok:
         if cell.state is State.DOWN or -streak < rules.fall:
             return cell
-        heavier = weight if cell.state is State.UNKNOWN else weight + FALL_WEIGHT
-        return cell._replace(state=State.DOWN, since_ms=now_ms, weight=heavier, doubt=False)
+        if cell.state is State.UNKNOWN:
+            return cell._replace(state=State.DOWN, since_ms=now_ms, doubt=False)
+        return cell._replace(state=State.DOWN, since_ms=now_ms, weight=weight + FALL_WEIGHT, doubt=False, proven=True)
     good = State.DEGRADED if slow else State.UP
     if cell.state is State.DOWN:
         if streak < needed(cell, rules):
@@ -88,3 +92,11 @@ def share(cell: Cell, now_ms: int, rules: Rules) -> int:
     if cell.state is State.DOWN or not cell.back_ms or passed < 0 or passed >= rules.ramp_ms:
         return WHOLE
     return WHOLE * (1 + passed * STEPS // rules.ramp_ms) // STEPS
+
+
+def step_at(cell: Cell, now_ms: int, rules: Rules) -> int:
+    """When its share grows next (unix ms); 0 when it has all."""
+    if share(cell, now_ms, rules) == WHOLE:
+        return 0
+    eighths = (now_ms - cell.back_ms) * STEPS // rules.ramp_ms + 1
+    return cell.back_ms - (-eighths * rules.ramp_ms // STEPS)

@@ -27,13 +27,15 @@ PANIC_PERCENT: Final = 10
 
 
 class Subject(NamedTuple):
-    """One endpoint: where it counts, how much, and whether health says that it is down."""
+    """One endpoint: where it counts, how much, and whether health says that it is down. `forced`: it stays, whatever
+    becomes of its group."""
 
     id: str
     site: str
     tier: int
     weight: int
     down: bool
+    forced: bool = False
 
 
 class Removal(NamedTuple):
@@ -58,28 +60,33 @@ def limited(subjects: Sequence[Subject], before: Sequence[Removal], now_ms: int)
     if healthy * 100 < total * PANIC_PERCENT:
         return Limited((), frozenset(), True)
     asked = {s.id: s for s in subjects if s.down} | {s.id: s for s in _failed_groups(subjects)}
-    kept = [one for one in before if one.id in asked]
-    recent = [asked[one.id] for one in kept if 0 <= now_ms - one.at_ms < WINDOW_MS]
+    # One in the future was made before the clock was set back: as good as now, or it would make room for others.
+    kept = [one._replace(at_ms=min(one.at_ms, now_ms)) for one in before if one.id in asked]
+    recent = [_weight(asked[one.id]) for one in kept if now_ms - one.at_ms < WINDOW_MS]
+    taken, number = sum(recent), len(recent)
+    most = max(_largest_site(subjects), total * WEIGHT_PERCENT // 100)
     removed = list(kept)
     known = {one.id for one in kept}
     # The down before those that only share their group; the more important first, so that what hurts most goes first.
     for subject in sorted(asked.values(), key=lambda s: (not s.down, s.tier, -_weight(s), s.id)):
-        if subject.id not in known and _allowed([*recent, subject], subjects, total):
-            recent.append(subject)
+        weight = _weight(subject)
+        if subject.id not in known and (not number or taken + weight <= most):
+            taken, number = taken + weight, number + 1
             removed.append(Removal(subject.id, now_ms))
             known.add(subject.id)
     return Limited(tuple(sorted(removed)), frozenset(asked.keys() - known), False)
 
 
-def _allowed(taken: Sequence[Subject], subjects: Sequence[Subject], total: int) -> bool:
-    """Whether so much may go within one window."""
-    if len(taken) <= 1:
-        return True
-    weight = sum(map(_weight, taken))
+def room_at(removed: Sequence[Removal], now_ms: int) -> int:
+    """When the oldest removal of this window is over, and there is more room; 0 where there is none."""
+    return min((one.at_ms + WINDOW_MS for one in removed if now_ms - one.at_ms < WINDOW_MS), default=0)
+
+
+def _largest_site(subjects: Sequence[Subject]) -> int:
     sites: dict[str, int] = {}
     for subject in subjects:
         sites[subject.site] = sites.get(subject.site, 0) + _weight(subject)
-    return weight <= max(sites.values()) or weight * 100 <= total * WEIGHT_PERCENT
+    return max(sites.values(), default=0)
 
 
 def _failed_groups(subjects: Sequence[Subject]) -> list[Subject]:
@@ -91,7 +98,7 @@ def _failed_groups(subjects: Sequence[Subject]) -> list[Subject]:
               if sum(_weight(s) for s in group if not s.down) * 100 < sum(map(_weight, group)) * GROUP_PERCENT}
     if len(failed) == len(groups):
         return []
-    return [s for key in failed for s in groups[key] if not s.down]
+    return [s for key in failed for s in groups[key] if not (s.down or s.forced)]
 
 
 def _weight(subject: Subject) -> int:

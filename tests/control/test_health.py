@@ -13,6 +13,7 @@ from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.registry.models import Model
 from dnsd.steer.health import State
+from dnsd.steer.limits import Removal
 from dnsd.watch.outcome import Outcome, Reason
 from dnsd.watch.schedule import Standing, Target
 from tests.control.fleet_samples import NOW, SERVICE, endpoint, events, gone, service
@@ -119,7 +120,7 @@ def test_states_and_who_is_told() -> None:
     rig = Rig(service(check=CHECK), ONE, TWO)
     assert rig.state("one").state is State.UNKNOWN
     rig.see("one", "+")
-    assert rig.state("one") == Measured(State.UP, 1000, False, "ok")
+    assert rig.state("one") == Measured(State.UP)
     assert rig.marked == [{SERVICE}]
     rig.see("one", "+++")
     assert len(rig.marked) == 1, "nothing has changed"
@@ -128,9 +129,9 @@ def test_states_and_who_is_told() -> None:
     rig.see("one", "--")
     assert (rig.state("one").state, rig.state("one").result, len(rig.marked)) == (State.DOWN, "timeout", 3)
     rig.see("one", "++")
-    assert (rig.state("one").state, rig.state("one").share) == (State.UP, 125)
+    assert (rig.state("one").state, rig.state("one").share, rig.state("one").step_ms) == (State.UP, 125, NOW + 1250)
     rig.clock.now_ms += 10_000
-    assert rig.state("one").share == 1000
+    assert (rig.state("one").share, rig.state("one").step_ms) == (1000, 0)
     assert rig.state("one", 28).state is State.UNKNOWN, "each address by itself"
 
 
@@ -143,6 +144,67 @@ def test_two_services_share_a_target() -> None:
     assert rig.state("two", name=other).state is State.DOWN
     rig.change(removed=(TWO,))
     assert rig.state("two", name=other).state is State.DOWN, "still somebody's"
+
+
+def test_each_service_judges_a_shared_target_by_its_own_rules() -> None:
+    other = "other.example.com"
+    rig = Rig(service(check={**CHECK, "host": "x", "fall": 10}),
+              service(other, check={**CHECK, "host": "x", "fall": 2, "initial": "up"}), TWO,
+              endpoint("two", "192.0.2.2", service=other))
+    assert (rig.state("two").state, rig.state("two", name=other).state) == (State.UNKNOWN, State.UP)
+    rig.see("two", "+--")
+    assert (rig.state("two").state, rig.state("two", name=other).state) == (State.UP, State.DOWN)
+    assert rig.marked == [{SERVICE}, {SERVICE, other}, {other}], "who it makes a difference to"
+    assert rig.health.described()["targets"] == 1
+    assert [one["services"] for one in rig.health.described()["not_up"]] == [[other]]
+    rig.change(removed=(endpoint("two", "192.0.2.2", service=other),))
+    rig.see("two", "-" * 8)
+    assert rig.state("two").state is State.DOWN
+
+
+def test_other_rules_hold_at_once() -> None:
+    rig = Rig(service(check={**CHECK, "fall": 10}), TWO)
+    rig.see("two", "+--")
+    rig.change(service(check={**CHECK, "fall": 3}), TWO)
+    assert (rig.state("two").state, rig.state("two").doubt) == (State.UP, True), "and nothing is forgotten"
+    rig.see("two", "-")
+    assert rig.state("two").state is State.DOWN
+
+
+@pytest.mark.parametrize(("first", "results", "then", "state"), [
+    (CHECK, "+", {**CHECK, "path": "/x"}, State.UP),
+    (CHECK, "+---", {**CHECK, "path": "/x"}, State.DOWN),
+    (CHECK, "", {**CHECK, "path": "/x"}, State.UNKNOWN),
+    (CHECK, "+", {**CHECK, "address": "192.0.2.100"}, State.UP),
+    ({**CHECK, "address": "192.0.2.100"}, "+", CHECK, State.UP),
+    ("none", "", CHECK, State.UP),
+])
+def test_another_check_begins_with_what_the_former_one_found(
+    first: dict[str, Any] | str, results: str, then: dict[str, Any], state: State) -> None:
+    """Else the first address with a result would get everything, until the others have one too."""
+    rig = Rig(service(check=first), TWO)
+    rig.see("two", results) if results else None
+    rig.change(service(check=then))
+    assert rig.state("two").state is state
+    assert not rig.state("two").doubt
+    rig.change(endpoint("three", "192.0.2.3"), endpoint("two", "192.0.2.22"))
+    if "address" not in then:
+        assert (rig.state("three").state, rig.state("two").state) == (State.UNKNOWN, State.UNKNOWN), "they are new"
+
+
+def test_a_connection_is_the_same_whoever_asks() -> None:
+    other = "other.example.com"
+    check = {"kind": "tcp", "port": 80}
+    rig = Rig(service(check=check), service(other, check={**check, "path": "/x"}), TWO,
+              endpoint("two", "192.0.2.2", service=other))
+    assert rig.health._targets[SERVICE] == rig.health._targets[other]
+
+
+def test_what_was_never_up_is_told_apart() -> None:
+    rig = Rig(service(check=CHECK), ONE, TWO)
+    rig.see("one", "---")
+    rig.see("two", "+---")
+    assert (rig.state("one").proven, rig.state("two").proven) == (False, True)
 
 
 def test_what_is_our_own_fault_says_nothing_of_a_target() -> None:
@@ -174,7 +236,7 @@ def test_a_restart_keeps_states(tmp_path: Path) -> None:
     rig.see("one", "+---")
     rig.see("two", "+")
     path = tmp_path / "health.json"
-    path.write_bytes(rig.health.dump())
+    path.write_bytes(rig.health.dump()())
     again = Rig()
     again.health.restore(path)
     again.change(service(check=CHECK), ONE, TWO)
@@ -186,10 +248,51 @@ def test_a_restart_keeps_states(tmp_path: Path) -> None:
     late.change(service(check=CHECK), ONE)
     assert late.state("one").state is State.UNKNOWN
     late.health.restore(tmp_path / "nothing")
-    for spoilt in (b"", b"[]", b'{"at_ms": %d, "cells": {"a": [9, 0, 0, 0, 0, 0, 0]}}' % late.clock.now_ms):
-        path.write_bytes(spoilt)
-        with pytest.raises(ValueError, match="cannot be read"):
-            late.health.restore(path)
+
+
+def test_what_is_kept_grows_too_old_while_nobody_asks_for_it(tmp_path: Path) -> None:
+    rig = Rig(service(check=CHECK), TWO)
+    rig.see("two", "+---")
+    path = tmp_path / "health.json"
+    path.write_bytes(rig.health.dump()())
+    again = Rig()
+    again.health.restore(path)
+    again.clock.now_ms += KEPT_MS + 1
+    again.change(service(check=CHECK), TWO)
+    assert again.state("two").state is State.UNKNOWN
+
+
+def test_a_restart_keeps_what_the_limits_remember(tmp_path: Path) -> None:
+    rig = Rig(service(check=CHECK), ONE, TWO)
+    rig.health.unsaved = False
+    rig.health.keep(SERVICE, {1: (Removal("one", NOW),)})
+    assert rig.health.unsaved
+    path = tmp_path / "health.json"
+    path.write_bytes(rig.health.dump()())
+    again = Rig()
+    again.health.restore(path)
+    again.change(service(check=CHECK), ONE, TWO)
+    assert again.health.removals(SERVICE) == {1: (Removal("one", NOW),)}
+    again.health.unsaved = False
+    again.health.keep(SERVICE, {1: (Removal("one", NOW),), 28: ()})
+    assert not again.health.unsaved
+    again.change(service(check="none"))
+    assert again.health.removals(SERVICE) == {}
+
+
+@pytest.mark.parametrize("spoilt", [
+    b"", b"[]", b"\xff", b"[" * 100_000, b'{"at_ms": 1e999, "cells": {}, "removed": {}}',
+    b'{"at_ms": %d, "cells": {"a": [9, 0, 0, 0, 0, 0, 0, 0]}, "removed": {}}' % NOW,
+    b'{"at_ms": %d, "cells": {"a": [1, 0, 0, 0, 1e999, 0, 0, 0]}, "removed": {}}' % NOW,
+    b'{"at_ms": %d, "cells": {}, "removed": {"a": {"1": [["x"]]}}}' % NOW, b'{"at_ms": %d}' % NOW])
+def test_a_spoilt_file_is_a_fault_and_no_crash(tmp_path: Path, spoilt: bytes) -> None:
+    rig = Rig()
+    path = tmp_path / "health.json"
+    path.write_bytes(spoilt)
+    with pytest.raises(ValueError, match="cannot be read"):
+        rig.health.restore(path)
+    rig.change(service(check=CHECK), TWO)
+    assert rig.state("two").state is State.UNKNOWN
 
 
 def test_described() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from dnsd.control.resolve import LAST_GOOD_MS
+from dnsd.control.resolve import LAST_GOOD_MS, Removals
+from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.control.views import Views
 from dnsd.dns import types
-from dnsd.model import Fault
+from dnsd.model import Fault, ServiceView
+from dnsd.steer.health import State
 from tests.control.fleet_samples import (
     HOUR,
     NOW,
@@ -104,6 +107,7 @@ def node_file(**parts: object) -> str:
     "", "{", "[]", "{}", node_file(format=2), node_file(seen_ms="x"), node_file(site=[{"id": "x"}]),
     node_file(service=[[{"name": "a"}, {"1": [0, [["k", "s", None, "zz"]]]}]]), node_file(service=[[{"name": "a"}, 5]]),
     node_file(service=[[{"name": "."}, {}]]), node_file(override=[5]), node_file(service=None),
+    node_file().replace('"seen_ms": 1', '"seen_ms": 1e999'), "[" * 100_000,
 ])
 def test_a_memory_that_cannot_be_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "node.json"
@@ -150,3 +154,70 @@ def test_a_change_of_load_is_no_reason_to_write(tmp_path: Path) -> None:
     made.apply(events(2, LEASED.model_copy(update={"load": 5})), NOW)
     kept.refresh([SERVICE], NOW)
     assert not kept.unsaved
+
+
+class Measuring:
+    """Health as views ask for it: what is down, and what the limits remember."""
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+        self.kept: dict[str, Removals] = {}
+        self.renewed: list[str] = []
+
+    def renew(self, name: str) -> None:
+        self.renewed.append(name)
+
+    def measured(self, service: str, id_: str, type_: int) -> Measured:
+        return Measured(State.DOWN if id_ in self.down else State.UP)
+
+    def removals(self, service: str) -> Removals:
+        return self.kept.get(service, {})
+
+    def keep(self, service: str, removals: Removals) -> None:
+        self.kept[service] = removals
+
+
+def checked() -> tuple[Views, Measuring]:
+    """A service of three endpoints at three sites, of which two are down."""
+    made = views(fleet(service(check={"kind": "tcp", "port": 80}, types=["A"]),
+                       *(endpoint(f"e{n}", f"192.0.2.{n}", site=f"s{n}") for n in range(3))))
+    made.health = measuring = Measuring()
+    measuring.down = {"e1", "e2"}
+    return made, measuring
+
+
+def ids(found: Mapping[str, ServiceView | None]) -> list[str]:
+    view = found[SERVICE]
+    assert view is not None
+    return [one.id for one in view.live]
+
+
+def test_what_health_holds_is_looked_at_when_there_is_room_and_not_before() -> None:
+    """Ten thousand services that are held must not be resolved twice a second for a minute."""
+    kept, _ = checked()
+    assert ids(kept.refresh([SERVICE], NOW)) == ["e0", "e2"]
+    assert kept.changed_by_time(NOW) == set()
+    assert kept.changed_by_time(NOW + 59_999) == set()
+    assert kept.changed_by_time(NOW + 60_000) == {SERVICE}
+    assert ids(kept.refresh([SERVICE], NOW + 60_000)) == ["e0"]
+    assert kept.changed_by_time(NOW + 200_000) == set()
+
+
+def test_a_clock_that_was_set_back_delays_nothing() -> None:
+    kept, _ = checked()
+    kept.refresh([SERVICE], NOW)
+    kept.changed_by_time(NOW)
+    back = NOW - HOUR
+    assert kept.changed_by_time(back) == {SERVICE}
+    assert ids(kept.refresh([SERVICE], back)) == ["e0", "e2"]
+    assert kept.changed_by_time(back + 60_000) == {SERVICE}
+    assert ids(kept.refresh([SERVICE], back + 60_000)) == ["e0"]
+
+
+def test_what_health_has_removed_stays_removed_over_a_restart() -> None:
+    kept, measuring = checked()
+    kept.refresh([SERVICE], NOW)
+    assert ids(kept.refresh([SERVICE], NOW + 60_000)) == ["e0"]
+    again, fresh = checked()
+    fresh.kept = measuring.kept
+    assert ids(again.refresh([SERVICE], NOW + 61_000)) == ["e0"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd.steer.health import HALF_MS, WHOLE, Cell, Rules, State, needed, seen, share, weighed
+from dnsd.steer.health import HALF_MS, WHOLE, Cell, Rules, State, needed, seen, share, step_at, weighed
 
 U, UP, SLOW, DOWN = State
 RULES = Rules()
@@ -67,6 +67,37 @@ def test_falls_are_forgotten_by_halves(passed: int, left: int) -> None:
 def test_weight_comes_back_in_eighths(passed: int, expected: int) -> None:
     cell = after("+---++")
     assert share(cell, cell.back_ms + passed, RULES) == expected
+
+
+@pytest.mark.parametrize(("ramp_ms", "steps"), [
+    (10_000, [1250, 2500, 3750, 5000, 6250, 7500, 8750]), (7, [1, 2, 3, 4, 5, 6, 7]), (3, [1, 2, 3]), (0, [])])
+def test_when_the_next_part_comes(ramp_ms: int, steps: list[int]) -> None:
+    """Asked at each step, all of them; never in the past, and none once all is back."""
+    rules = Rules(ramp_ms=ramp_ms)
+    cell = after("+---++", rules)
+    found, now = [], cell.back_ms
+    while (at := step_at(cell, now, rules)) != 0:
+        assert at > now
+        assert share(cell, at, rules) > share(cell, at - 1, rules) == share(cell, now, rules)
+        found.append(at - cell.back_ms)
+        now = at
+    assert share(cell, now, rules) == WHOLE
+    assert found == steps
+    assert step_at(after("+"), 5, RULES) == 0
+
+
+def test_a_clock_that_was_set_back_ramps_nothing_twice() -> None:
+    cell = after("+---++", start=10**6)
+    cell = seen(cell, True, 5000, RULES)
+    assert share(cell, 5500, RULES) == WHOLE
+    assert share(cell, 10**6 + 5 * STEP, RULES) == WHOLE, "it is as late again"
+
+
+@pytest.mark.parametrize(("results", "proven"), [
+    ("---", False), ("+---", True), ("s---", True), ("---++---", True), ("---+-", False), ("-----", False)])
+def test_whether_it_has_ever_been_up(results: str, proven: bool) -> None:
+    cell = after(results)
+    assert (cell.state, cell.proven) == (DOWN, proven)
 
 
 def test_no_ramp_without_a_fall() -> None:

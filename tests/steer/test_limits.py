@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd.steer.limits import WINDOW_MS, Removal, Subject, limited
+from dnsd.steer.limits import WINDOW_MS, Removal, Subject, limited, room_at
 
 
 def fleet(text: str) -> list[Subject]:
@@ -64,6 +66,33 @@ def test_what_is_up_again_is_no_longer_removed_and_falls_anew() -> None:
     removed = limited(fleet("a0++ b0-"), (), 0).removed
     assert limited(fleet("a0++ b0+"), removed, 10).removed == ()
     assert limited(fleet("a0++ b0-"), (), 20).removed == (Removal("b00", 20),)
+
+
+def test_a_clock_that_is_set_back_makes_no_room() -> None:
+    text, at = "a0+ b0- c0- d0+", 10 * WINDOW_MS
+    first = limited(fleet(text), (), at)
+    back = limited(fleet(text), first.removed, at - 5 * WINDOW_MS)
+    assert [one.id for one in back.removed] == ["b00"]
+    later = limited(fleet(text), back.removed, at - 4 * WINDOW_MS)
+    assert [one.id for one in later.removed] == ["b00", "c00"], "a minute after that, not when it is as late again"
+
+
+def test_when_there_is_room() -> None:
+    assert room_at((), 5) == 0
+    old, new, newer = Removal("a", 0), Removal("b", 20_000), Removal("c", 30_000)
+    assert room_at((newer, old, new), WINDOW_MS) == 20_000 + WINDOW_MS
+
+
+def test_thousands_of_endpoints_cost_milliseconds() -> None:
+    many = [Subject(f"e{n}", f"s{n % 50}", 0, 100, n % 2 == 0) for n in range(4000)]
+    began = time.process_time()
+    limited(many, (), 0)
+    assert time.process_time() - began < 0.5, "it took seconds when each looked at all the others"
+
+
+def test_what_is_forced_stays_when_its_group_is_given_up() -> None:
+    group = [s._replace(forced=s.id == "b00") for s in fleet("a0+++ b0+--")]
+    assert sorted(one.id for one in limited(group, (), 0).removed) == ["b01", "b02"]
 
 
 def test_panic_forgets() -> None:
