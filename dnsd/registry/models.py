@@ -32,7 +32,7 @@ Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0
 Name = Annotated[str, StringConstraints(to_lower=True, max_length=253)]
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
 Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
-_LABEL = re.compile(r"^(?!-)[a-z0-9_-]{1,63}(?<!-)$")
+_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 
 
 def _text(value: object) -> object:
@@ -200,6 +200,27 @@ class Check(Model):
     initial: Literal["unknown", "up"] = Field(
         default="unknown", description="unknown: answered from its first success on, or when there is nothing else")
 
+    @field_validator("host")
+    @classmethod
+    def _one_host(cls, host: str | None) -> str | None:
+        """It becomes a part of a request: whatever is no name or literal address could be more than one header."""
+        host = host.removesuffix(".") if host is not None else None
+        if host is None or all(map(_LABEL.fullmatch, host.split("."))):
+            return host
+        try:
+            if "%" not in host:
+                return str(ipaddress.ip_address(host))
+        except ValueError:
+            pass
+        raise ValueError("neither a host name nor an address")
+
+    @field_validator("text")
+    @classmethod
+    def _octets(cls, text: str | None) -> str | None:
+        if text is not None and len(text.encode()) > 255:
+            raise ValueError("longer than 255 octets")
+        return text
+
     @model_validator(mode="after")
     def _complete(self) -> Check:
         if self.port is None and PORTS[self.kind] is None:
@@ -233,7 +254,7 @@ class Service(Model):
         labels = name.split(".")
         if labels[0] == "*":
             labels = labels[1:]
-        if len(name) > 253 or not labels or any(not _LABEL.match(label) for label in labels):
+        if len(name) > 253 or not labels or any(not _LABEL.fullmatch(label) for label in labels):
             raise ValueError("not a host name (a first label `*` is allowed)")
         return name
 

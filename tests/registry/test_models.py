@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dnsd.registry.models import EndpointSpec, Fallback, Service
+from dnsd.registry.models import Check, EndpointSpec, Fallback, Service
 
 
 def endpoint(**addresses: Any) -> EndpointSpec:
@@ -77,6 +77,7 @@ def test_what_https_cannot_say(https: dict[str, Any], places: list[str]) -> None
     {"kind": "https", "path": "/healthz?full=1", "status": [200, 200], "text": "ok", "host": "a.b", "verify": False},
     {"kind": "grpc", "port": 50051, "tls": True, "interval_ms": 1000, "timeout_ms": 500, "rise": 5, "fall": 2,
      "initial": "up"},
+    *({"kind": "http", "host": host} for host in ("a.b", "192.0.2.1", "2001:db8::1", "_x.a-b.c")),
     {"kind": "tls", "address": "192.0.2.1"}, {"kind": "tls", "address": "2001:db8::1", "ramp_ms": 0}])
 def test_checks_come_back_as_they_were_written(check: Any) -> None:
     made = Service.model_validate({"name": "a.example", "check": check})
@@ -93,6 +94,10 @@ def test_checks_come_back_as_they_were_written(check: Any) -> None:
     ({"kind": "tcp", "port": 1, "text": "x"}, "text is looked for"),
     ({"kind": "http", "method": "HEAD", "text": "x"}, "text is looked for"),
     ({"kind": "https", "tls": True}, "tls is for grpc"),
+    *(({"kind": "http", "host": host}, "neither a host name nor an address") for host in (
+        "", "a\r\nx-admin: 1", "a\n", "a b", "a..b", "é.example", "[::1]", "fe80::1%eth0", "*.a", "a:80", "-a.b",
+        "x" * 64 + ".b", ".")),
+    ({"kind": "http", "text": 128 * "é"}, "longer than 255 octets"),
     ({"kind": "http", "address": "0.0.0.0"}, "cannot be answered"),
     ({"kind": "http", "interval_ms": 1}, "interval_ms"),
     ({"kind": "http", "timeout_ms": 1001}, "timeout_ms"), ({"kind": "http", "headers": {}}, "headers"),
@@ -100,3 +105,12 @@ def test_checks_come_back_as_they_were_written(check: Any) -> None:
 def test_what_no_check_can_be(check: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(said)):
         Service.model_validate({"name": "a.example", "check": check})
+
+
+def test_a_line_feed_is_no_part_of_a_name() -> None:
+    with pytest.raises(ValidationError, match="not a host name"):
+        Service(name="a.example\n")
+
+
+def test_a_check_of_a_host_with_a_final_dot_is_of_the_same_host() -> None:
+    assert Check(kind="http", host="A.example.").host == "a.example"
