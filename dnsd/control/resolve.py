@@ -178,6 +178,7 @@ def load_points(level: int) -> int:
 def changed_by_time(fleet: Fleet, memories: Mapping[str, Memory], since_ms: int, now_ms: int) -> set[str]:
     """Services whose view time alone has changed since: an override ended, a last good answer got too old."""
     found: set[str] = set()
+    since_ms, now_ms = sorted((since_ms, now_ms))  # where the clock was set back, what had ended holds again
     for override in fleet.overrides.values():
         if since_ms < override.until_ms <= now_ms:
             found |= fleet.reached_by(override)
@@ -212,15 +213,17 @@ def _members(fleet: Fleet, service: Service, now_ms: int) -> tuple[Member, ...]:
 def _sift(service: Service, members: tuple[Member, ...], type_: int, health: Health, now_ms: int) -> Sifted:
     """What health makes of those that could be answered in one family."""
     fallback = service.fallback.a if type_ == types.A else service.fallback.aaaa
-    candidates, spare = [], []
+    candidates: list[Candidate] = []
+    spare: list[Candidate] = []
     for member in members:
         endpoint, state = member.endpoint, member.forced.state if member.forced is not None else ""
+        could = member.a if type_ == types.A else member.aaaa
+        drained = state == "drain" and (endpoint.a if type_ == types.A else endpoint.aaaa) is not None
+        if not (could or drained):
+            continue
         one = Candidate(endpoint.id, endpoint.site, endpoint.tier, endpoint.weight,
                         health.measured(endpoint.id, type_), state == "up")
-        if member.a if type_ == types.A else member.aaaa:
-            candidates.append(one)
-        elif state == "drain" and (endpoint.a if type_ == types.A else endpoint.aaaa) is not None:
-            spare.append(one)
+        (candidates if could else spare).append(one)
     return standing.sift(candidates, health.before.get(type_, ()), now_ms, fallback=bool(fallback), spare=spare)
 
 

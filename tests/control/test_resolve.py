@@ -260,6 +260,7 @@ def test_what_time_changes() -> None:
     assert resolve.changed_by_time(made, {}, NOW, NOW + 9) == set()
     assert resolve.changed_by_time(made, {}, NOW + 9, NOW + 10) == {SERVICE}
     assert resolve.changed_by_time(made, {}, NOW + 10, NOW + 11) == set()
+    assert resolve.changed_by_time(made, {}, NOW + 11, NOW + 5) == {SERVICE}, "the clock was set back: it holds again"
 
 
 _endpoints = st.sampled_from([A1, A2, B1, V6, LEASED])
