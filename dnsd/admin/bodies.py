@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from dnsd.registry.models import Endpoint, Id, Model, Override, Renewal, Role, Service, Site
+from dnsd.registry.fields import Id, Model
+from dnsd.registry.models import Endpoint, Override, Renewal, Role, Service, Site
 from dnsd.registry.values import Durability
 
 Key = Annotated[str, Field(max_length=400)]

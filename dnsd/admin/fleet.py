@@ -25,7 +25,8 @@ from dnsd.admin.problem import Problem
 from dnsd.model import Fault
 from dnsd.registry import rules
 from dnsd.registry.errors import PreconditionFailed, RegistryError
-from dnsd.registry.models import Endpoint, Kind, Model, Override, key_of
+from dnsd.registry.fields import Model
+from dnsd.registry.models import Endpoint, Kind, Override, key_of
 from dnsd.registry.values import Change, Loaded
 
 DELETE_SHARE: Final = 0.3

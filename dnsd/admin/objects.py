@@ -24,7 +24,8 @@ from dnsd.admin.auth import Caller, forbidden
 from dnsd.admin.call import ALL, READERS, WRITERS, Call, Query, Route, answer
 from dnsd.admin.problem import Problem
 from dnsd.model import Fault
-from dnsd.registry.models import Endpoint, Kind, Model, Override, Service, Site, key_of
+from dnsd.registry.fields import Model
+from dnsd.registry.models import Endpoint, Kind, Override, Service, Site, key_of
 from dnsd.registry.store import ABSENT
 from dnsd.registry.values import Stored
 

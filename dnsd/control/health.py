@@ -27,7 +27,7 @@ from dnsd.control.publish import Publisher
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.dns import types
-from dnsd.registry import models
+from dnsd.registry import checks
 from dnsd.registry.models import Endpoint, Service
 from dnsd.steer import health
 from dnsd.steer.health import Cell, Rules, State
@@ -79,7 +79,7 @@ class Health:
         self.unsaved = False
         self._cells: dict[Target, dict[Way, Cell]] = {}
         self._owners: dict[Target, dict[str, Way]] = {}  # target -> service that asks for it -> how it judges
-        self._checks: dict[str, models.Check] = {}
+        self._checks: dict[str, checks.Check] = {}
         self._targets: dict[str, dict[tuple[str, int], Target]] = {}  # service -> (endpoint id, type) -> target
         self._unchecked: set[str] = set()  # services that had no check when they were last looked at
         self._removals: dict[str, dict[int, tuple[Removal, ...]]] = {}
@@ -118,7 +118,7 @@ class Health:
         self._unchecked.discard(name)
 
     def _former(self, name: str, before: Mapping[tuple[str, int], Target], wanted: Mapping[tuple[str, int], Target],
-                check: models.Check) -> dict[Target, Cell]:
+                check: checks.Check) -> dict[Target, Cell]:
         """What another check has found of the same addresses, or that they were up because there was none: what is
         answered must not change before there are results. Of what is new nothing is known."""
         if name in self._unchecked:
@@ -324,12 +324,12 @@ def _addresses(endpoint: Endpoint) -> Iterator[tuple[int, bytes]]:
         yield types.AAAA, endpoint.aaaa.packed
 
 
-def _check(service: str, check: models.Check) -> Check:
+def _check(service: str, check: checks.Check) -> Check:
     """The check as probes take it, with what a service's check leaves out and without what its kind does not look at:
     that would make two targets of one."""
     host = check.host or service.removeprefix("*.")
     made = Check(
-        check.kind, check.port or models.PORTS[check.kind] or 0, interval_ms=check.interval_ms,
+        check.kind, check.port or checks.PORTS[check.kind] or 0, interval_ms=check.interval_ms,
         timeout_ms=check.timeout_ms, address=check.address.packed if check.address is not None else None)
     match check.kind:
         case "tcp":
@@ -341,7 +341,7 @@ def _check(service: str, check: models.Check) -> Check:
         verify=check.verify, tls=check.tls)
 
 
-def _way(check: models.Check) -> Way:
+def _way(check: checks.Check) -> Way:
     return Way(Rules(check.rise, check.fall, check.ramp_ms), check.initial == "up")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, cast
 
-from dnsd.registry.models import Endpoint, Kind, Override, Service, Site
+from dnsd.registry.models import Endpoint, Kind, Override, Service, Site, Verdict
 from dnsd.registry.values import Event, Loaded
 
 ENDED_KEPT: Final = 16
@@ -58,6 +58,7 @@ class Fleet:
     owned: dict[str, frozenset[str]] = field(default_factory=dict)
     members: dict[str, dict[str, Endpoint]] = field(default_factory=dict)
     ended: dict[str, dict[str, Ended]] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
     corrupt: frozenset[str] = frozenset()
 
@@ -94,6 +95,7 @@ class Fleet:
         ended = self.ended
         self.version, self.sites, self.services = fresh.version, fresh.sites, fresh.services
         self.overrides, self.owned, self.members = fresh.overrides, fresh.owned, fresh.members
+        self.verdicts = fresh.verdicts
         self.held = Counter(e.lease for e in self.endpoints() if e.lease is not None)
         self.ended = {name: kept for name, kept in ended.items() if name in self.services}
         self._bury(gone, now_ms)
@@ -119,6 +121,10 @@ class Fleet:
             if value is None:
                 self.owned.pop(key, None)
                 self.ended.pop(key, None)
+                self.verdicts.pop(key, None)
+        elif kind is Kind.VERDICT:
+            _put(self.verdicts, key, value)
+            touched.services.add(key)
         elif kind is Kind.SITE:
             _put(self.sites, key, value)
             touched.sites = True
@@ -181,7 +187,8 @@ class Fleet:
 def from_loaded(loaded: Loaded) -> Fleet:
     """A fleet as it was loaded, with nothing remembered."""
     fleet = Fleet(
-        loaded.position.version, dict(loaded.sites), dict(loaded.services), dict(loaded.overrides), dict(loaded.owned))
+        loaded.position.version, dict(loaded.sites), dict(loaded.services), dict(loaded.overrides), dict(loaded.owned),
+        verdicts=dict(loaded.verdicts))
     for key, endpoint in loaded.endpoints.items():
         fleet.members.setdefault(endpoint.service, {})[key] = endpoint
         if endpoint.lease is not None:

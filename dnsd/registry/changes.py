@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from dnsd.model import Fault
 from dnsd.registry import errors
-from dnsd.registry.models import Endpoint, LeaseRequest, Model, Override, Service, key_of
+from dnsd.registry.fields import Model
+from dnsd.registry.models import Endpoint, LeaseRequest, Override, Service, key_of
 from dnsd.registry.reading import AAAA, A
 from dnsd.registry.values import Change
 

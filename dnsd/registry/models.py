@@ -11,15 +11,11 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
-import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     WithJsonSchema,
@@ -28,53 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-Id = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")]
-Name = Annotated[str, StringConstraints(to_lower=True, max_length=253)]
-Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-Country = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$")]
-_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-
-
-def _text(value: object) -> object:
-    if isinstance(value, int | bytes):  # pydantic would read 123 as 0.0.0.123
-        raise ValueError("an address is written as text")
-    return value
-
-
-def _answerable(address: Any) -> Any:
-    """Private and loopback addresses are the operator's business; these lead nowhere from anywhere."""
-    nowhere = address.is_multicast or address.is_unspecified or str(address) == "255.255.255.255"
-    if isinstance(address, ipaddress.IPv4Address):
-        nowhere = nowhere or address in _THIS_NETWORK
-    elif address.ipv4_mapped is not None:
-        raise ValueError(f"{address} is an IPv4 address in disguise")
-    else:
-        nowhere = nowhere or address.is_link_local or address.scope_id is not None
-    if nowhere:
-        raise ValueError(f"{address} cannot be answered")
-    return address
-
-
-def _ech(value: object) -> object:
-    if not isinstance(value, str):
-        raise ValueError("not text in base64")
-    try:
-        octets = base64.b64decode(value, validate=True)
-    except binascii.Error:
-        raise ValueError("not base64") from None
-    if len(octets) > 4096:
-        raise ValueError("longer than 4096 octets")
-    at = 2
-    while 2 <= at < len(octets):  # version, length, contents of each (TLS ECH §4)
-        at += 4 + int.from_bytes(octets[at + 2 : at + 4], "big")
-    if len(octets) < 6 or at != len(octets) or int.from_bytes(octets[:2], "big") != len(octets) - 2:
-        raise ValueError("no ECHConfigList: its lengths do not add up")
-    return octets
-
-
-_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
-AddressA = Annotated[ipaddress.IPv4Address, BeforeValidator(_text), AfterValidator(_answerable)]
-AddressAAAA = Annotated[ipaddress.IPv6Address, BeforeValidator(_text), AfterValidator(_answerable)]
+from dnsd.registry.checks import Check
+from dnsd.registry.fields import LABEL, AddressA, AddressAAAA, Country, Id, Model, Name, Tag
 
 
 class Kind(StrEnum):
@@ -86,12 +37,7 @@ class Kind(StrEnum):
     LEASE = "lease"
     OVERRIDE = "override"
     TOKEN = "token"  # noqa: S105 - a kind, not a secret
-
-
-class Model(BaseModel):
-    """Strict about keys, immutable, compared by value."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    VERDICT = "verdict"
 
 
 class Site(Model):
@@ -150,6 +96,23 @@ class Fallback(Model):
     aaaa: tuple[AddressAAAA, ...] = Field(default=(), max_length=8)
 
 
+def _ech(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("not text in base64")
+    try:
+        octets = base64.b64decode(value, validate=True)
+    except binascii.Error:
+        raise ValueError("not base64") from None
+    if len(octets) > 4096:
+        raise ValueError("longer than 4096 octets")
+    at = 2
+    while 2 <= at < len(octets):  # version, length, contents of each (TLS ECH §4)
+        at += 4 + int.from_bytes(octets[at + 2 : at + 4], "big")
+    if len(octets) < 6 or at != len(octets) or int.from_bytes(octets[:2], "big") != len(octets) - 2:
+        raise ValueError("no ECHConfigList: its lengths do not add up")
+    return octets
+
+
 class Https(Model):
     """What a service's HTTPS record says besides its hints, which are what A and AAAA give (RFC 9460)."""
 
@@ -172,68 +135,6 @@ class Https(Model):
         return base64.b64encode(ech).decode() if ech is not None else None
 
 
-PORTS = {"http": 80, "https": 443, "tls": 443, "dns": 53, "grpc": None, "tcp": None}
-"""The kinds of health check, and the ports they go to when none is declared."""
-
-
-class Check(Model):
-    """How the health of a service's endpoints is found out: one probe of each address that is handed out."""
-
-    kind: Literal["http", "https", "tcp", "tls", "grpc", "dns"]
-    port: int | None = Field(default=None, ge=1, le=65535, description="left out: the kind's; tcp and grpc need one")
-    address: AddressA | AddressAAAA | None = Field(
-        default=None, description="probed instead of each endpoint's own address: all stand and fall with it")
-    host: Name | None = Field(default=None, description="Host and SNI, or what dns asks for; left out: the service")
-    path: Annotated[str, StringConstraints(pattern=r"^/[!-~]{0,254}$")] = "/"
-    method: Literal["GET", "HEAD"] = "GET"
-    status: tuple[Annotated[int, Field(ge=100, le=599)], Annotated[int, Field(ge=100, le=599)]] = Field(
-        default=(200, 399), description="the least and the greatest status that is healthy")
-    text: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
-        default=None, description="must be in the first 4 kB of the body")
-    verify: bool = Field(default=True, description="whether the certificate is checked")
-    tls: bool = Field(default=False, description="grpc over TLS")
-    interval_ms: int = Field(default=500, ge=100, le=600_000)
-    timeout_ms: int = Field(default=300, ge=10, le=1000, description="above the usual time of a handshake; 1 s in all")
-    fall: int = Field(default=3, ge=1, le=20, description="failures in a row that make it down")
-    rise: int = Field(default=2, ge=1, le=100, description="successes in a row that make it up again")
-    ramp_ms: int = Field(default=10_000, ge=0, le=600_000, description="until what is up again has all its weight")
-    initial: Literal["unknown", "up"] = Field(
-        default="unknown", description="unknown: answered from its first success on, or when there is nothing else")
-
-    @field_validator("host")
-    @classmethod
-    def _one_host(cls, host: str | None) -> str | None:
-        """It becomes a part of a request: whatever is no name or literal address could be more than one header."""
-        host = host.removesuffix(".") if host is not None else None
-        if host is None or all(map(_LABEL.fullmatch, host.split("."))):
-            return host
-        try:
-            if "%" not in host:
-                return str(ipaddress.ip_address(host))
-        except ValueError:
-            pass
-        raise ValueError("neither a host name nor an address")
-
-    @field_validator("text")
-    @classmethod
-    def _octets(cls, text: str | None) -> str | None:
-        if text is not None and len(text.encode()) > 255:
-            raise ValueError("longer than 255 octets")
-        return text
-
-    @model_validator(mode="after")
-    def _complete(self) -> Check:
-        if self.port is None and PORTS[self.kind] is None:
-            raise ValueError(f"a check of kind {self.kind} needs a port")
-        if self.status[0] > self.status[1]:
-            raise ValueError("status: the least is above the greatest")
-        if self.tls and self.kind != "grpc":
-            raise ValueError("tls is for grpc; https and tls are kinds")
-        if self.text is not None and (self.kind not in ("http", "https") or self.method == "HEAD"):
-            raise ValueError("text is looked for in the body of an HTTP GET")
-        return self
-
-
 class Service(Model):
     """A dynamic owner name: policy, TTL, fallback. Its zone is the longest configured zone that holds the name."""
 
@@ -254,7 +155,7 @@ class Service(Model):
         labels = name.split(".")
         if labels[0] == "*":
             labels = labels[1:]
-        if len(name) > 253 or not labels or any(not _LABEL.fullmatch(label) for label in labels):
+        if len(name) > 253 or not labels or any(not LABEL.fullmatch(label) for label in labels):
             raise ValueError("not a host name (a first label `*` is allowed)")
         return name
 
@@ -374,9 +275,39 @@ class Token(Model):
     note: str = Field(default="", max_length=200)
 
 
+class Judged(NamedTuple):
+    """One address of an endpoint as all observers have it. `state` as `steer.health.State`; times in unix ms.
+
+    `share` of its weight, of 1000; `back_ms`: its last recovery; `doubt`: a failed probe is not settled; `proven`: it
+    was up before; `why` in words, where it is not simply up.
+    """
+
+    state: int
+    since_ms: int = 0
+    back_ms: int = 0
+    share: int = 1000
+    doubt: bool = False
+    proven: bool = True
+    why: str = ""
+
+
+class Verdict(Model):
+    """What the nodes have found of a service's endpoints, decided once for all: written by them, never by people.
+
+    `up` are the places that are simply up, `cells` the others; a place is `endpoint id/type@what is probed`.
+    `removals`: type -> (endpoint id, unix ms) of what the limits let health remove, all as of `at_ms`.
+    """
+
+    service: str
+    at_ms: int
+    up: tuple[str, ...] = ()
+    cells: dict[str, Judged] = Field(default_factory=dict)
+    removals: dict[str, tuple[tuple[str, int], ...]] = Field(default_factory=dict)
+
+
 MODELS: dict[Kind, type[Model]] = {
     Kind.SITE: Site, Kind.SERVICE: Service, Kind.ENDPOINT: Endpoint, Kind.LEASE: Lease, Kind.OVERRIDE: Override,
-    Kind.TOKEN: Token,
+    Kind.TOKEN: Token, Kind.VERDICT: Verdict,
 }
 """The model each kind is written and read back with."""
 
@@ -384,7 +315,7 @@ MODELS: dict[Kind, type[Model]] = {
 def key_of(value: Model) -> str:
     """The key a value is stored under, unique within its kind."""
     match value:
-        case Service(name=name):
+        case Service(name=name) | Verdict(service=name):
             return name
         case Endpoint(key=key) | Override(key=key):
             return key

@@ -16,7 +16,8 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from dnsd.model import Fault
-from dnsd.registry.models import MODELS, Kind, Model, key_of
+from dnsd.registry.fields import Model
+from dnsd.registry.models import MODELS, Kind, key_of
 from dnsd.registry.values import Loaded, Position, Stored
 
 BREATH: Final = 500  # values validated (about 10 µs each) before the event loop is given a turn
@@ -101,7 +102,7 @@ async def loaded(
                 corrupt.append(Fault(f"{kind}/{raw_key.decode(errors='replace')}", str(error)))
     return Loaded(
         at, kinds[Kind.SITE], kinds[Kind.SERVICE], kinds[Kind.ENDPOINT], kinds[Kind.LEASE], kinds[Kind.OVERRIDE],
-        dict(_owned(owned.items(), corrupt)), corrupt)
+        dict(_owned(owned.items(), corrupt)), corrupt, kinds.get(Kind.VERDICT, {}))
 
 
 def _owned(items: Iterable[tuple[bytes, bytes]], corrupt: list[Fault]) -> Iterable[tuple[str, frozenset[str]]]:

@@ -23,10 +23,13 @@ EVENTS: Final = "events"
 AUDIT: Final = "audit"
 AUDIT_LEASES: Final = "audit-leases"
 SERIALS: Final = "serials"
+VOTES: Final = "votes"
+SEEN: Final = "seen"
 KEYS: Final = (
     META, "names", "index", "uses", OWNED, "terms", DEADLINE, "until",
     *(kind.value for kind in Kind),
     EVENTS, "events-sizes", AUDIT, "audit-sizes", AUDIT_LEASES, "audit-leases-sizes", SERIALS,
+    "observers", VOTES, SEEN,
 )
 """Key names after `prefix:`, in the order `lua/keys.lua` takes them."""
 
@@ -55,5 +58,7 @@ TICK: Final = _join("tick", "commit", "lease", flags=" flags=allow-oom")
 DELETE: Final = _join("write", "commit", flags=" flags=allow-oom")
 """WRITE, for deletes only."""
 SERIAL: Final = _join("serial")
+OBSERVE: Final = _join("observe", "commit", flags=" flags=allow-oom")
+DECIDE: Final = _join("decide", "commit", flags=" flags=allow-oom")
 PAGE: Final = _join("page", flags=" flags=no-writes")
 READ: Final = _join("read", flags=" flags=no-writes")

@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from dnsd.registry import changes as encoding
 from dnsd.registry import errors, events, leases, reading, rules, scripts
+from dnsd.registry.fields import Model
 from dnsd.registry.link import LOAD_SECONDS, Link, pairs
-from dnsd.registry.models import Kind, Lease, LeaseRequest, Model, Renewal
+from dnsd.registry.models import Kind, Lease, LeaseRequest, Renewal
 from dnsd.registry.scripts import Script
+from dnsd.registry.sightings import Sightings
 from dnsd.registry.values import (
     AuditEntry,
     Change,
@@ -34,7 +36,7 @@ from dnsd.registry.values import (
 )
 
 ABSENT: Final = encoding.ABSENT
-LOADED: Final = (Kind.SITE, Kind.SERVICE, Kind.ENDPOINT, Kind.LEASE, Kind.OVERRIDE)
+LOADED: Final = (Kind.SITE, Kind.SERVICE, Kind.ENDPOINT, Kind.LEASE, Kind.OVERRIDE, Kind.VERDICT)
 ENTRIES: Final = 512  # stream entries read at once
 TICK_ACTOR: Final = "system:lease-clock"
 SERIALS: Final = 100  # zones asked for in one script call
@@ -46,6 +48,7 @@ class Registry:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self.sightings = Sightings(link)
 
     @classmethod
     async def open(cls, url: str, *, prefix: str = "dnsd") -> Registry:

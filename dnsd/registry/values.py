@@ -9,10 +9,13 @@ process can continue after it and notice that the history under it was replaced.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from dnsd.model import Fault
-from dnsd.registry.models import Endpoint, Kind, Lease, Model, Override, Service, Site
+from dnsd.registry.fields import Model
+from dnsd.registry.models import Endpoint, Kind, Lease, Override, Service, Site, Verdict
 
 Durability = Literal["fsync", "aof", "unknown"]
 
@@ -40,6 +43,7 @@ class Loaded(NamedTuple):
     overrides: dict[str, Override]
     owned: dict[str, frozenset[str]]
     corrupt: list[Fault]
+    verdicts: Mapping[str, Verdict] = MappingProxyType({})
 
 
 class Stored(NamedTuple):

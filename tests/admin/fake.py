@@ -13,12 +13,12 @@ from dnsd import metrics
 from dnsd.admin import auth
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
+from dnsd.registry.fields import Model
 from dnsd.registry.models import (
     Endpoint,
     Kind,
     Lease,
     LeaseRequest,
-    Model,
     Override,
     Renewal,
     Role,

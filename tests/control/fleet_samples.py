@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dnsd.control.state import Fleet
-from dnsd.registry.models import Endpoint, Kind, Model, Override, Service, Site
+from dnsd.registry.fields import Model
+from dnsd.registry.models import Endpoint, Kind, Override, Service, Site
 from dnsd.registry.values import Event, Loaded, Position
 
 SERVICE = "api.example.com"

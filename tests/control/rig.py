@@ -25,7 +25,7 @@ from dnsd.dns import names, types
 from dnsd.image import frames, layout
 from dnsd.image.frames import Frame
 from dnsd.model import Stamp, ZoneView
-from dnsd.registry.models import Model
+from dnsd.registry.fields import Model
 from dnsd.serve.images import Images
 from tests.control.fleet_samples import NOW, events, gone
 

@@ -11,7 +11,7 @@ from dnsd.control.clock import Clock
 from dnsd.control.health import KEPT_MS, Health, text
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
-from dnsd.registry.models import Model
+from dnsd.registry.fields import Model
 from dnsd.steer.health import State
 from dnsd.steer.limits import Removal
 from dnsd.watch.outcome import Outcome, Reason

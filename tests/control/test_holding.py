@@ -9,7 +9,7 @@ import pytest
 from dnsd.control import holding
 from dnsd.control.holding import Served
 from dnsd.model import Fault
-from dnsd.registry.models import Model
+from dnsd.registry.fields import Model
 from tests.control.fleet_samples import SERVICE, endpoint, fleet, loaded, service
 from tests.control.rig import EPOCH, Rig
 

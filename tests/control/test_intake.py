@@ -14,7 +14,7 @@ from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
 from dnsd.model import Fault
 from dnsd.registry.errors import Gap, Unavailable
-from dnsd.registry.models import Model
+from dnsd.registry.fields import Model
 from dnsd.registry.values import Event, Loaded, Position, Tick
 from tests.control.fleet_samples import NOW, SERVICE, endpoint, events, gone, loaded, override, service, site
 from tests.control.rig import EPOCH, Rig

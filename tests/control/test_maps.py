@@ -17,7 +17,7 @@ from dnsd.control import maps as maps_module
 from dnsd.control.mapplan import LINGER_MS, Seen
 from dnsd.control.maps import KEEP_S, Maps, open_table, opened
 from dnsd.image import layout
-from dnsd.registry.models import Model
+from dnsd.registry.fields import Model
 from tests.control.fleet_samples import NOW, SERVICE, endpoint, fleet, service, site
 from tests.control.rig import Rig
 

@@ -11,7 +11,7 @@ from dnsd.control.resolve import LAST_GOOD_MS, Memory
 from dnsd.control.state import Fleet
 from dnsd.dns import types
 from dnsd.model import Fence
-from dnsd.registry.models import Model
+from dnsd.registry.fields import Model
 from tests.control.fleet_samples import HOUR, NOW, SERVICE, endpoint, events, fleet, gone, override, service, site
 
 A1, A2 = endpoint("a1", "192.0.2.1"), endpoint("a2", "192.0.2.2", site="two")

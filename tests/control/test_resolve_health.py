@@ -10,7 +10,7 @@ from dnsd.control import resolve
 from dnsd.control.resolve import Health, Resolved
 from dnsd.control.standing import Measured
 from dnsd.dns import types
-from dnsd.registry.models import Model
+from dnsd.registry.fields import Model
 from dnsd.steer.health import State
 from dnsd.steer.limits import Removal
 from tests.control.fleet_samples import NOW, SERVICE, endpoint, fleet, override, service

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from dnsd.registry.models import Check, EndpointSpec, Fallback, Service
+from dnsd.registry.checks import Check
+from dnsd.registry.models import EndpointSpec, Fallback, Service
 
 
 def endpoint(**addresses: Any) -> EndpointSpec:

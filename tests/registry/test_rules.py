@@ -6,7 +6,8 @@ import pytest
 
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
-from dnsd.registry.models import Endpoint, Kind, Lease, Model, key_of
+from dnsd.registry.fields import Model
+from dnsd.registry.models import Endpoint, Kind, Lease, key_of
 from dnsd.registry.values import Change, Loaded, Position
 from tests.registry import samples as s
 

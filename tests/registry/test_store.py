@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
-from dnsd.registry.models import Kind, Lease, Model
+from dnsd.registry.fields import Model
+from dnsd.registry.models import Kind, Lease
 from dnsd.registry.store import ABSENT, Registry
 from dnsd.registry.values import Change
 from tests.registry import samples as s

@@ -92,7 +92,10 @@ end
 local function write_delete(c)
   if c.kind == 'override' then redis.call('ZREM', UNTIL, c.key) end
   if c.kind == 'endpoint' then unlink_endpoint(c.key) end
-  if c.kind == 'service' then redis.call('HDEL', OWNED, c.key) end
+  if c.kind == 'service' then
+    redis.call('HDEL', OWNED, c.key)
+    drop('verdict', c.key)
+  end
   tell(c.kind, c.key)
   drop(c.kind, c.key)
   return ''

@@ -1,0 +1,120 @@
+"""What nodes tell each other of what they see: who is there, their votes, reports, and what one decides for all.
+
+Lives here: the operations on `observers`, `votes`, `seen` and `verdict`. Does not live here: what follows from votes
+(`control.builder`), the objects (`store`).
+
+A vote is no version: it changes no answer until the builder has decided, and that is a write like any other. Votes go
+into a bounded stream as they change; each node also keeps all of its own in one field, for whoever comes later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from dnsd.registry import scripts
+from dnsd.registry.errors import Conflict, Unavailable
+from dnsd.registry.link import Link, pairs
+from dnsd.registry.models import Verdict
+
+ENTRIES: Final = 256
+DECIDED: Final = 200
+"""Services decided in one script call: the store does nothing else meanwhile."""
+
+
+class Present(NamedTuple):
+    """A node that was there lately: how long ago (ms), and which region it sees from."""
+
+    ago_ms: int
+    group: str
+
+
+class Presence(NamedTuple):
+    """Who is there, the epoch of the store, and who builds ("": nobody) with which fence."""
+
+    epoch: int
+    builder: str
+    fence: int
+    nodes: dict[str, Present]
+
+
+class News(NamedTuple):
+    """One entry of the stream: what a node said, and when by the store's clock."""
+
+    node: str
+    at_ms: int
+    body: dict[str, Any]
+
+
+class Sightings:
+    """The part of one store that is about health. Raises `errors.Unavailable` as the registry does."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def observe(
+        self, node: str, group: str, *, builds: bool, news: Mapping[str, Any] | None = None,
+        votes: Mapping[str, Any] | None = None,
+    ) -> Presence:
+        """Say that a node is there, may build, and what it sees; `votes`: all of its own, where they have changed."""
+        texts = ("" if said is None else json.dumps(said, separators=(",", ":")) for said in (news, votes))
+        reply = await self._link.run(scripts.OBSERVE, node, group, "1" if builds else "", *texts)
+        if reply[0] != b"ok":
+            raise Unavailable("the store has no history yet")
+        there = [raw.decode() for raw in reply[4]]
+        rows = zip(there[::3], there[1::3], there[2::3], strict=True)
+        nodes = {name: Present(int(ago), of) for name, ago, of in rows}
+        return Presence(int(reply[1]), reply[2].decode(), int(reply[3]), nodes)
+
+    async def votes(self) -> tuple[str, dict[str, dict[str, Any]]]:
+        """All votes of all nodes, and the cursor to follow from. A node's that cannot be read are left out."""
+        last, flat = await self._link.together(
+            ("XREVRANGE", self._link.keys[scripts.SEEN], "+", "-", "COUNT", 1),
+            ("HGETALL", self._link.keys[scripts.VOTES]))
+        found = {node.decode(errors="replace"): said for node, raw in pairs(flat) if (said := _body(raw)) is not None}
+        return (last[0][0].decode() if last else "0-0"), found
+
+    async def follow(self, after: str, *, block_ms: int) -> tuple[str, list[News]]:
+        """What was said after a cursor, and the next one; waits up to `block_ms` when there is nothing yet."""
+        reply = await self._link.wait(
+            "XREAD", "COUNT", ENTRIES, "BLOCK", block_ms, "STREAMS", self._link.keys[scripts.SEEN], after,
+            seconds=block_ms / 1000)
+        found = []
+        for raw_id, flat in reply[0][1] if reply else ():
+            after = raw_id.decode()
+            fields = dict(pairs(flat))
+            body = _body(fields.get(b"news", b""))
+            if body is not None:
+                at_ms = int(after.partition("-")[0])
+                found.append(News(fields.get(b"node", b"").decode(errors="replace"), at_ms, body))
+        return after, found
+
+    async def tell(self, node: str, body: Mapping[str, Any]) -> None:
+        """Put something into the stream that is no vote."""
+        await self._link.together(
+            ("XADD", self._link.keys[scripts.SEEN], "MAXLEN", "~", 4096, "*", "node", node, "news",
+             json.dumps(body, separators=(",", ":"))))
+
+    async def decide(self, node: str, fence: int, verdicts: Sequence[tuple[str, Verdict | None]]) -> int:
+        """Keep verdicts by service, None for none; the version after it. Conflict: another builds now."""
+        version = 0
+        for at in range(0, len(verdicts), DECIDED):
+            args: list[str] = []
+            for name, verdict in verdicts[at : at + DECIDED]:
+                args += (name, "" if verdict is None else verdict.model_dump_json(exclude_defaults=True))
+            reply = await self._link.run(scripts.DECIDE, node, str(fence), *args)
+            if reply[0] == b"fenced":
+                raise Conflict("another node builds now")
+            if reply[0] != b"ok":
+                raise Unavailable("the store has no history yet")
+            version = int(reply[1])
+        return version
+
+
+def _body(raw: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
