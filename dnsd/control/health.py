@@ -1,8 +1,8 @@
 """What this node measures of endpoints: which addresses to probe for which services, and the states that follow.
 
-Lives here: services to targets, results to states, who must be resolved anew, the file `health.json`. Does not live
-here: probing and its schedule (`watch`), results to states as such (`steer.health`), what a state may remove
-(`control.standing`).
+Lives here: which targets are watched, results to states, who is told, the file `health.json`. Does not live here:
+services to targets (`control.targets`), probing (`watch`), results to states as such (`steer.health`), what all nodes
+make of it (`control.builder`), what a state may remove (`control.standing`).
 
 An address that several services hand out under the same check is one target, probed once; each of them judges it by its
 own rules. A result that is this node's own fault says nothing of the target. States and what the limits have removed
@@ -16,25 +16,23 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from dnsd import disk
+from dnsd.control import targets
 from dnsd.control.clock import Clock
 from dnsd.control.publish import Publisher
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
+from dnsd.control.targets import Way
 from dnsd.dns import types
 from dnsd.registry import checks
-from dnsd.registry.models import Endpoint, Service
 from dnsd.steer import health
 from dnsd.steer.health import Cell, Rules, State
 from dnsd.steer.limits import Removal
 from dnsd.watch.outcome import Outcome
 from dnsd.watch.schedule import Standing, Target
-from dnsd.watch.target import Check
 
 FILE: Final = "health.json"
 KEPT_MS: Final = 600_000
@@ -48,11 +46,21 @@ LISTED: Final = 100
 _log = logging.getLogger("dnsd.control")
 
 
-class Way(NamedTuple):
-    """How a service judges what is found of its targets; `up`: at first it takes them to be up."""
+class Said(NamedTuple):
+    """What this node has to say of a target: its state (UNKNOWN: nothing any more), doubt, the last result in words."""
 
+    state: State
+    doubt: bool = False
+    why: str = ""
+
+
+class Spot(NamedTuple):
+    """One address of an endpoint as it is measured here. `name`: what nodes call it among themselves."""
+
+    name: str
+    cell: Cell
     rules: Rules
-    up: bool
+    why: str
 
 
 class Schedule(Protocol):
@@ -85,6 +93,16 @@ class Health:
         self._removals: dict[str, dict[int, tuple[Removal, ...]]] = {}
         self._restored: dict[str, Cell] = {}
         self._restored_ms = 0
+        self._names: dict[tuple[Target, Way], str] = {}
+        self._away: set[Target] = set()  # what others watch
+        self.mine: Callable[[Target], bool] = lambda _: True
+        self.changed: Callable[[Sequence[str], Mapping[str, Said]], None] = self._told_nobody
+        """Told of services with another state, and of what is said of their targets now."""
+
+    def _told_nobody(self, services: Sequence[str], _: Mapping[str, Said]) -> None:
+        """There are no others."""
+        if services:
+            self._publisher.mark(services)
 
     # --- services to targets ---
 
@@ -97,7 +115,7 @@ class Health:
             self._rest(name, known=service is not None)
             return
         check, was = service.check, self._checks.get(name)
-        wanted = dict(_targets(service, self._fleet.members.get(name, {}).values()))
+        wanted = dict(targets.targets(service, self._fleet.members.get(name, {}).values()))
         before = self._targets.get(name, {})
         if wanted == before and check == was:
             return
@@ -105,7 +123,7 @@ class Health:
         self._targets[name], self._checks[name] = wanted, check
         for target in set(before.values()) - set(wanted.values()):
             self._drop(target, name)
-        way = _way(check)
+        way = targets.way(check)
         for target in dict.fromkeys(wanted.values()):
             owners = self._owners.setdefault(target, {})
             if owners.get(name) != way:
@@ -114,8 +132,33 @@ class Health:
                 cells = self._cells.setdefault(target, {})
                 if way not in cells:
                     cells[way] = self._begin(target, way, former.get(target))
-            self.schedule.watch(target, name, name)
+                    self._names[target, way] = targets.name(target, way)
+                    self._say(target, way)
+            if target not in self._away and self.mine(target):
+                self.schedule.watch(target, name, name)
+            else:
+                self._away.add(target)
         self._unchecked.discard(name)
+
+    def divide(self) -> None:
+        """Other nodes are there, or less: watch what is this node's to watch, and nothing else."""
+        if self.schedule is None:
+            return
+        for target, owners in self._owners.items():
+            mine = self.mine(target)
+            if mine == (target not in self._away):
+                continue
+            if mine:
+                self._away.discard(target)
+                for name in owners:
+                    self.schedule.watch(target, name, name)
+                continue
+            self._away.add(target)
+            for name in owners:
+                self.schedule.forget(target, name)
+            for way in self._cells[target]:
+                self._cells[target][way] = Cell()  # what is not looked at is not known
+                self._say(target, way)
 
     def _former(self, name: str, before: Mapping[tuple[str, int], Target], wanted: Mapping[tuple[str, int], Target],
                 check: checks.Check) -> dict[Target, Cell]:
@@ -131,7 +174,7 @@ class Health:
             old = before.get(key)
             if old is None or (old.address != target.address and was.address is None and check.address is None):
                 continue
-            cell = self._cells[old][_way(was)]
+            cell = self._cells[old][targets.way(was)]
             if old != target:
                 cell = Cell(cell.state, since_ms=cell.since_ms, proven=cell.proven)
             if target not in found or found[target].state is State.DOWN:  # of several that become one the best
@@ -140,7 +183,7 @@ class Health:
 
     def _begin(self, target: Target, way: Way, former: Cell | None) -> Cell:
         """What is known of a target that someone begins to ask for."""
-        name = _name(target)
+        name = targets.name(target)
         kept = self._restored.pop(name, None)
         if self._clock.unix_ms() - self._restored_ms > KEPT_MS:
             kept = None
@@ -162,6 +205,7 @@ class Health:
         self._leave(target, name)
         if not self._owners[target]:
             del self._owners[target], self._cells[target]
+            self._away.discard(target)
 
     def _leave(self, target: Target, name: str) -> None:
         """Nobody's way of judging a target is no longer kept."""
@@ -169,6 +213,7 @@ class Health:
         way = owners.pop(name, None)
         if way is not None and way not in owners.values():
             del self._cells[target][way]
+            self.changed((), {self._names.pop((target, way)): Said(State.UNKNOWN)})
 
     # --- results to states ---
 
@@ -180,6 +225,7 @@ class Health:
             return
         slow = outcome.ok and outcome.connect_ms > SLOW_MS
         touched: list[str] = []
+        said: dict[str, Said] = {}
         for way, cell in before.items():
             before[way] = after = health.seen(cell, outcome.ok, at_ms, way.rules, slow=slow)
             if (after.state, after.doubt) == (cell.state, cell.doubt):
@@ -187,10 +233,19 @@ class Health:
             if after.state is not cell.state:
                 self.unsaved = True
                 self.counts["changes"] += 1
-                _log.info("%s is %s: %s", text(target), after.state.name.lower(), outcome.reason.value)
+                _log.info("%s is %s: %s", targets.text(target), after.state.name.lower(), outcome.reason.value)
             touched += self._asking(target, way)
+            said[self._names[target, way]] = self._said(target, after)
         if touched:
-            self._publisher.mark(touched)
+            self.changed(touched, said)
+
+    def spot(self, service: str, id_: str, type_: int) -> Spot | None:
+        """One address as it is measured here; None where nothing is."""
+        target = self._targets.get(service, {}).get((id_, type_))
+        if target is None:
+            return None
+        way = self._owners[target][service]
+        return Spot(self._names[target, way], self._cells[target][way], way.rules, self._result(target))
 
     def measured(self, service: str, id_: str, type_: int) -> Measured:
         """What is known of an endpoint's address; up where nothing is measured."""
@@ -216,6 +271,12 @@ class Health:
             self._removals[service] = kept
         if not kept:
             self._removals.pop(service, None)
+
+    def _say(self, target: Target, way: Way) -> None:
+        self.changed((), {self._names[target, way]: self._said(target, self._cells[target][way])})
+
+    def _said(self, target: Target, cell: Cell) -> Said:
+        return Said(cell.state, cell.doubt, "" if cell.state is State.UP and not cell.doubt else self._result(target))
 
     def _asking(self, target: Target, way: Way) -> list[str]:
         return [name for name, judges in self._owners[target].items() if judges == way]
@@ -248,7 +309,8 @@ class Health:
         standing = self.schedule.standing(target) if self.schedule is not None else None
         last = standing.last if standing is not None else None
         return {
-            "target": text(target), "state": cell.state.name.lower(), "since_ms": cell.since_ms, "doubt": cell.doubt,
+            "target": targets.text(target), "state": cell.state.name.lower(), "since_ms": cell.since_ms,
+            "doubt": cell.doubt,
             "share": health.share(cell, self._clock.unix_ms(), way.rules), "result": self._result(target),
             "at_ms": standing.at_ms if standing is not None else 0,
             "handshake_ms": round(last.handshake_ms, 1) if last is not None else None,
@@ -287,9 +349,8 @@ class Health:
         try:
             found = json.loads(data)
             at_ms = int(found["at_ms"])
-            cells = {
-                str(name): Cell(State(int(state)), 0, int(since), int(back), int(weight), int(weighed), False, bool(up))
-                for name, (state, _, since, back, weight, weighed, _, up) in found["cells"].items()}
+            fields = [str(name) for name in found["fields"]]
+            cells = {str(name): _cell(fields, values) for name, values in found["cells"].items()}
             removals = {
                 str(name): {int(type_): tuple(Removal(str(id_), int(ms)) for id_, ms in some)
                             for type_, some in kept.items()}
@@ -300,57 +361,14 @@ class Health:
             self._restored, self._restored_ms, self._removals = cells, at_ms, removals
 
 
-def text(target: Target) -> str:
-    """A target in words."""
-    host = str(ip_address(target.address))
-    return f"{target.check.kind} {f'[{host}]' if ':' in host else host}:{target.check.port}"
-
-
-def _targets(service: Service, endpoints: Any) -> Iterator[tuple[tuple[str, int], Target]]:
-    """(Endpoint id, type) -> what is probed for it."""
-    check = service.check
-    if check == "none":
-        return
-    made = _check(service.name, check)
-    for endpoint in endpoints:
-        for type_, address in _addresses(endpoint):
-            yield (endpoint.id, type_), Target.of(made, address)
-
-
-def _addresses(endpoint: Endpoint) -> Iterator[tuple[int, bytes]]:
-    if endpoint.a is not None:
-        yield types.A, endpoint.a.packed
-    if endpoint.aaaa is not None:
-        yield types.AAAA, endpoint.aaaa.packed
-
-
-def _check(service: str, check: checks.Check) -> Check:
-    """The check as probes take it, with what a service's check leaves out and without what its kind does not look at:
-    that would make two targets of one."""
-    host = check.host or service.removeprefix("*.")
-    made = Check(
-        check.kind, check.port or checks.PORTS[check.kind] or 0, interval_ms=check.interval_ms,
-        timeout_ms=check.timeout_ms, address=check.address.packed if check.address is not None else None)
-    match check.kind:
-        case "tcp":
-            return made
-        case "dns":
-            return made._replace(qname=host)
-    return made._replace(
-        path=check.path, host=host, method=check.method, status=check.status, text=(check.text or "").encode(),
-        verify=check.verify, tls=check.tls)
-
-
-def _way(check: checks.Check) -> Way:
-    return Way(Rules(check.rise, check.fall, check.ramp_ms), check.initial == "up")
-
-
 def _octets(at_ms: int, cells: Sequence[tuple[Target, Cell]], removals: Mapping[str, Removals]) -> bytes:
-    return json.dumps({
-        "at_ms": at_ms, "cells": {_name(target): cell for target, cell in cells if cell.state is not State.UNKNOWN},
-        "removed": removals}, separators=(",", ":")).encode()
+    known = {targets.name(target): cell for target, cell in cells if cell.state is not State.UNKNOWN}
+    return json.dumps(
+        {"at_ms": at_ms, "fields": Cell._fields, "cells": known, "removed": removals}, separators=(",", ":")).encode()
 
 
-def _name(target: Target) -> str:
-    """A name that is the same in the next process."""
-    return blake2b(repr(target).encode(), digest_size=12).hexdigest()
+def _cell(fields: Sequence[str], values: Sequence[Any]) -> Cell:
+    """A cell as it was written down, perhaps by another version; what is under way is not settled by then."""
+    known = {name: value for name, value in zip(fields, values, strict=True) if name in Cell._fields}
+    kept = {name: type(default)(known.get(name, default)) for name, default in Cell._field_defaults.items()}
+    return Cell(**kept)._replace(streak=0, doubt=False)
