@@ -31,6 +31,11 @@ class Baseline:
         self._last: deque[float] = deque(maxlen=REMEMBERED)
         self._timeouts = 0
 
+    def begin(self, ms: float | None) -> None:
+        """What another process had found, if anything: one success, to be forgotten as any other."""
+        if ms is not None and 0 < ms < MOST_MS:
+            self._last.append(ms)
+
     @property
     def ms(self) -> float | None:
         """The baseline in milliseconds; None before the first success."""

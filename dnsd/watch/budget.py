@@ -5,13 +5,13 @@ Lives here: the limits, the sums, the factors. Does not live here: when a probe 
 Registering costs a tenant nothing and makes every node probe, so without limits a few thousand registrations are a
 flood at somebody else's door, or starve everyone's probes. Beyond a limit nothing is dropped: intervals become longer
 by the same factor for all that share the limit. A service pays for itself first: the node's limit counts it with at
-most its own. All sums are integers, so what is added is taken away again to the last bit.
+most its own. Where several share a target one of them pays for it, so that who asks as well costs nothing to reckon,
+were there thousands; it is one that has room, if any has. All sums are integers: what comes and goes leaves nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from typing import Final, NamedTuple
 
 _UNIT: Final = 3_600_000_000
@@ -49,25 +49,37 @@ class Budget:
         self._node = 0
         self._left, self._since = self._most, now
 
-    def add(self, interval_ms: int, address: bytes, services: Collection[str], *, tls: bool = False) -> None:
-        """A target is probed, for these services together."""
-        self._change(1000 * _UNIT // interval_ms, address, services, tls=tls)
+    def add(self, interval_ms: int, address: bytes, service: str, *, tls: bool = False) -> None:
+        """A target is probed, and this service pays for it."""
+        self._place(_rate(interval_ms), address, tls=tls)
+        self._charge(_rate(interval_ms), service)
 
-    def remove(self, interval_ms: int, address: bytes, services: Collection[str], *, tls: bool = False) -> None:
+    def remove(self, interval_ms: int, address: bytes, service: str, *, tls: bool = False) -> None:
         """Takes back what `add` was given."""
-        self._change(-(1000 * _UNIT // interval_ms), address, services, tls=tls)
+        self._place(-_rate(interval_ms), address, tls=tls)
+        self._charge(-_rate(interval_ms), service)
+
+    def move(self, interval_ms: int, payer: str, service: str) -> None:
+        """Another service pays for a target."""
+        self._charge(-_rate(interval_ms), payer)
+        self._charge(_rate(interval_ms), service)
+
+    def over(self, service: str) -> bool:
+        """Whether a service pays for more than it may ask for."""
+        return self._services[service] > self.limits.service * _UNIT
+
+    def better(self, interval_ms: int, payer: str, service: str) -> bool:
+        """Whether a target would be probed more often if that service paid for it."""
+        return self.over(payer) and self._services[service] + _rate(interval_ms) < self._services[payer]
 
     @property
     def stretched(self) -> float:
         """By how much the node's own limit lengthens every interval; 1 when it does not."""
         return max(1.0, self._node / (self.limits.node * _UNIT))
 
-    def stretch(self, address: bytes, services: Collection[str], *, ours: bool, tls: bool = False) -> float:
-        """By how much a target's interval is longer than asked for. `ours`: an address of the operator's own fleet.
-
-        Of services that share a target the one with the most left decides: it would have a right to it alone.
-        """
-        factor = min((self._services[name] / (self.limits.service * _UNIT) for name in services), default=1.0)
+    def stretch(self, address: bytes, payer: str, *, ours: bool, tls: bool = False) -> float:
+        """By how much a target's interval is longer than asked for. `ours`: an address of the operator's own fleet."""
+        factor = self._services[payer] / (self.limits.service * _UNIT)
         if tls:
             factor = max(factor, self._places[_TLS] / (self.limits.handshakes * _UNIT))
         if not ours:
@@ -88,20 +100,24 @@ class Budget:
     def _most(self) -> float:
         return max(1.0, self.limits.node / 10)
 
-    def _change(self, rate: int, address: bytes, services: Collection[str], *, tls: bool) -> None:
-        most = self.limits.service * _UNIT
+    def _place(self, rate: int, address: bytes, *, tls: bool) -> None:
         for place in (address, _network(address), _TLS)[: 3 if tls else 2]:
             self._places[place] += rate
             if not self._places[place]:
                 del self._places[place]
-        share = abs(rate) // len(services) * (1 if rate > 0 else -1)
-        for name in services:
-            before = self._services[name]
-            after = before + share
-            self._node += min(after, most) - min(before, most)
-            self._services[name] = after
-            if not after:
-                del self._services[name]
+
+    def _charge(self, rate: int, service: str) -> None:
+        most = self.limits.service * _UNIT
+        before = self._services[service]
+        after = before + rate
+        self._node += min(after, most) - min(before, most)
+        self._services[service] = after
+        if not after:
+            del self._services[service]
+
+
+def _rate(interval_ms: int) -> int:
+    return 1000 * _UNIT // interval_ms
 
 
 def _network(address: bytes) -> bytes:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from typing import Final, NamedTuple
 from typing import Protocol as Shape
 
@@ -37,6 +38,11 @@ _OVERLAP: Final = 3
 _SOON: Final = 0.25
 """After a first probe the next comes at its place in the interval, but not within this part of it."""
 
+_LOOKED: Final = 4
+"""Services that are looked at, before each probe of a target whose payer asks for too much, for one with room."""
+
+_JUDGED: Final = 100
+"""Targets that a new policy is put to in one turn: a few milliseconds."""
 
 _GROWN: Final = 1.25
 """A target that was put in before so many others came that its interval is this much longer waits for its new place."""
@@ -79,7 +85,9 @@ class Target(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What is known of one target, for showing. Times in milliseconds; `at_ms` (unix) is the last result's, else 0."""
+    """What is known of one target, for showing. Times in milliseconds; `at_ms` (unix) is the last result's, else 0.
+    `asking`: how many ask for it.
+    """
 
     last: Outcome | None
     at_ms: int
@@ -87,7 +95,7 @@ class Standing(NamedTuple):
     timeout_ms: float
     baseline_ms: float | None
     refused: str | None
-    asking: tuple[str, ...]
+    asking: int
 
 
 class Schedule:
@@ -105,6 +113,8 @@ class Schedule:
         self._due: list[tuple[float, int, _Entry]] = []
         self._counter = 0
         self._running = False
+        self._unjudged: Iterator[_Entry] = iter(())
+        self._restored: Mapping[str, float] = {}
         self.under_way = 0
 
     @property
@@ -130,49 +140,59 @@ class Schedule:
         """
         entry = self._entries.get(target)
         if entry is None:
-            entry = self._entries[target] = _Entry(target, _fraction(self._node, target))
-            self._account(entry, lambda asked: asked.update({asking: service}))
+            entry = self._entries[target] = _Entry(target, self._node)
+            entry.baseline.begin(self._restored.get(entry.name))
+            self._ask(entry, asking, service)
             self._admit(entry)
         elif entry.asking.get(asking) != service:
-            self._account(entry, lambda asked: asked.update({asking: service}))
-        return entry.refused
+            self._ask(entry, asking, service)
+        return self.refused(target)
 
     def forget(self, target: Target, asking: str) -> None:
         """Asks no more; the last one takes the target away and stops its probes. Unknown ones are none."""
         entry = self._entries.get(target)
         if entry is None or asking not in entry.asking:
             return
-        self._account(entry, lambda asked: asked.pop(asking))
+        self._leave(entry, entry.asking.pop(asking))
         if not entry.asking:
             del self._entries[target]
             self._let_go(entry)
             entry.number = -1
 
-    def keep(self, wanted: Mapping[Target, Mapping[str, str]]) -> None:
-        """Makes what is asked for exactly this: target -> who asks -> service."""
-        for target, entry in list(self._entries.items()):
-            for asking in entry.asking.keys() - wanted.get(target, {}).keys():
-                self.forget(target, asking)
-        for target, asked in wanted.items():
-            for asking, service in asked.items():
-                self.watch(target, asking, service)
-
     def set_policy(self, policy: Policy) -> None:
-        """Judges every target anew; what is no longer allowed is let go at once."""
+        """Judges anew; what is under way and no longer allowed is let go at once, and nothing else begins before it is
+        judged. What is still allowed keeps its place.
+        """
         self._policy = policy
         for entry in self._entries.values():
-            self._let_go(entry)
-            entry.number = -1
-            self._admit(entry)
+            if entry.pending:
+                self._judge(entry)
+        self._unjudged = iter([entry for entry in self._entries.values() if entry.judged is not policy])
+
+    def refused(self, target: Target) -> str | None:
+        """Why a target is not probed; None if it is, or if nobody asks for it. What was found of it before stands."""
+        entry = self._entries.get(target)
+        if entry is None:
+            return None
+        self._judge(entry)
+        return entry.refused
+
+    def dump(self) -> dict[str, float]:
+        """Each target's baseline (ms) by a name that is the same in the next process."""
+        return {entry.name: usual for entry in self._entries.values() if (usual := entry.baseline.ms) is not None}
+
+    def restore(self, baselines: Mapping[str, float]) -> None:
+        """What another process's `dump` was, for targets that are not asked for yet."""
+        self._restored = baselines
 
     def standing(self, target: Target) -> Standing | None:
         """What is known of a target; None if nobody asks for it."""
         entry = self._entries.get(target)
         if entry is None:
             return None
-        check = target.check
-        return Standing(entry.last, entry.at_ms, self._period(entry) * 1000, entry.baseline.timeout_ms(check),
-                        entry.baseline.ms, entry.refused, tuple(sorted(entry.asking)))
+        self._judge(entry)
+        return Standing(entry.last, entry.at_ms, self._period(entry) * 1000, entry.baseline.timeout_ms(target.check),
+                        entry.baseline.ms, entry.refused, len(entry.asking))
 
     async def run(self) -> None:
         """Probes until cancelled."""
@@ -189,50 +209,68 @@ class Schedule:
 
     def turn(self) -> None:
         """Starts what is due, as far as the budget goes; what is left stays due, the longest waiting first."""
+        for entry in islice(self._unjudged, _JUDGED):
+            self._judge(entry)
         now = self._clock.monotonic()
         while self._due and self._due[0][0] <= now:
             due, number, entry = self._due[0]
             if number != entry.number:
                 heapq.heappop(self._due)  # was put in anew, or let go
                 continue
-            grown = self._period(entry) > _GROWN * entry.period
-            passed = grown or len(entry.pending) >= _OVERLAP
+            if entry.judged is not self._policy:
+                self._judge(entry)
+                continue
+            self._share(entry)
+            period = self._period(entry)
+            passed = period > _GROWN * entry.period or len(entry.pending) >= _OVERLAP
             if not passed and (self.under_way >= self._budget.limits.under_way or not self._budget.take(now)):
                 return
             heapq.heappop(self._due)
-            self._put(entry, self._next(entry, max(due, now)))
+            self._put(entry, _next(entry, max(due, now), period), period)
             if not passed:
                 self._start(entry)
 
+    def _judge(self, entry: _Entry) -> None:
+        """Puts the present policy to a target that was judged by another."""
+        if entry.judged is self._policy:
+            return
+        before = entry.refused
+        self._look(entry)
+        if entry.refused is not None:
+            self._let_go(entry)
+            entry.number = -1
+        elif before is not None and entry.asking:
+            self._enter(entry)
+
     def _admit(self, entry: _Entry) -> None:
-        """Judges a target, and puts it in if it may be probed."""
-        target, now = entry.target, self._clock.monotonic()
+        """Judges a target that is new, and puts it in if it may be probed."""
+        self._look(entry)
+        if entry.refused is None:
+            self._enter(entry)
+            if self._running:
+                self.turn()
+
+    def _look(self, entry: _Entry) -> None:
+        target, entry.judged = entry.target, self._policy
         entry.refused = self._policy.refused(target.address, target.check.port)
         entry.ours = target.address in self._policy.allow
-        if entry.refused is not None:
-            return
-        crowded = self._period(entry) > target.check.interval_ms / 1000 * self.stretched
-        self._put(entry, self._next(entry, now) if crowded else now)
-        if self._running:
-            self.turn()
 
-    def _put(self, entry: _Entry, due: float) -> None:
+    def _enter(self, entry: _Entry) -> None:
+        """Due at once, but where there are too many already."""
+        now, period = self._clock.monotonic(), self._period(entry)
+        crowded = period > entry.target.check.interval_ms / 1000 * self.stretched
+        self._put(entry, _next(entry, now, period) if crowded else now, period)
+
+    def _put(self, entry: _Entry, due: float, period: float) -> None:
         self._counter += 1
-        entry.number, entry.period = self._counter, self._period(entry)
+        entry.number, entry.period = self._counter, period
         heapq.heappush(self._due, (due, self._counter, entry))
 
     def _period(self, entry: _Entry) -> float:
         """Seconds from start to start."""
-        target = entry.target
-        factor = self._budget.stretch(target.address, set(entry.asking.values()), ours=entry.ours,
-                                      tls=target.check.shakes)
-        return target.check.interval_ms / 1000 * factor
-
-    def _next(self, entry: _Entry, now: float) -> float:
-        """Its next place on the time line."""
-        period = self._period(entry)
-        first = entry.fraction * period
-        return first + math.ceil((now + _SOON * period - first) / period) * period
+        check, address = entry.target
+        factor = self._budget.stretch(address, entry.payer, ours=entry.ours, tls=check.shakes)
+        return check.interval_ms / 1000 * factor
 
     def _start(self, entry: _Entry) -> None:
         check, address = entry.target
@@ -268,14 +306,48 @@ class Schedule:
                 if one.running is not None:
                     one.running.stop()
 
-    def _account(self, entry: _Entry, change: Callable[[dict[str, str]], object]) -> None:
-        """Changes who asks, and what the budget knows of it."""
+    def _ask(self, entry: _Entry, asking: str, service: str) -> None:
+        """Someone more asks, or on another account."""
+        was = entry.asking.get(asking)
+        entry.asking[asking] = service
+        entry.services[service] = entry.services.get(service, 0) + 1
         check, address = entry.target
-        if entry.asking:
-            self._budget.remove(check.interval_ms, address, set(entry.asking.values()), tls=check.shakes)
-        change(entry.asking)
-        if entry.asking:
-            self._budget.add(check.interval_ms, address, set(entry.asking.values()), tls=check.shakes)
+        if not entry.payer:
+            entry.payer = service
+            self._budget.add(check.interval_ms, address, service, tls=check.shakes)
+        else:
+            self._offer(entry, service)
+        if was is not None:
+            self._leave(entry, was)
+
+    def _leave(self, entry: _Entry, service: str) -> None:
+        """One less asks on a service's account."""
+        check, address = entry.target
+        entry.services[service] -= 1
+        if entry.services[service]:
+            return
+        del entry.services[service]
+        if entry.payer != service:
+            return
+        entry.payer = next(iter(entry.services), "")
+        if entry.payer:
+            self._budget.move(check.interval_ms, service, entry.payer)
+        else:
+            self._budget.remove(check.interval_ms, address, service, tls=check.shakes)
+
+    def _share(self, entry: _Entry) -> None:
+        """Where the payer asks for too much: is there one with more room? A few are looked at each time."""
+        if len(entry.services) > 1 and self._budget.over(entry.payer):
+            for _ in range(_LOOKED):
+                service = next(iter(entry.services))
+                entry.services.move_to_end(service)
+                self._offer(entry, service)
+
+    def _offer(self, entry: _Entry, service: str) -> None:
+        interval_ms = entry.target.check.interval_ms
+        if service != entry.payer and self._budget.better(interval_ms, entry.payer, service):
+            self._budget.move(interval_ms, entry.payer, service)
+            entry.payer = service
 
 
 class _Probe:
@@ -289,24 +361,36 @@ class _Probe:
 
 
 class _Entry:
-    """One target. `number` is that of its place in the heap; another there is stale."""
+    """One target. `number` is that of its place in the heap; another there is stale. `services` counts who asks on each
+    one's account, `payer` is the one that its probes are counted against, `judged` the policy it was judged by.
+    """
 
-    __slots__ = ("asking", "at_ms", "baseline", "fraction", "last", "number", "ours", "pending", "period", "refused",
-                 "target")  # fmt: skip
+    __slots__ = ("asking", "at_ms", "baseline", "fraction", "judged", "last", "name", "number", "ours", "payer",
+                 "pending", "period", "refused", "services", "target")  # fmt: skip
 
-    def __init__(self, target: Target, fraction: float) -> None:
-        self.target, self.fraction = target, fraction
+    def __init__(self, target: Target, node: bytes) -> None:
+        self.target = target
+        named = blake2b(repr(target).encode(), digest_size=12)
+        self.name, self.fraction = named.hexdigest(), _fraction(node, named.digest())
         self.asking: dict[str, str] = {}
+        self.services: OrderedDict[str, int] = OrderedDict()
+        self.payer = ""
         self.baseline = Baseline()
         self.pending: deque[_Probe] = deque()
         self.last: Outcome | None = None
         self.at_ms = 0
         self.number, self.period = -1, 0.0
+        self.judged: Policy | None = None
         self.refused: str | None = None
         self.ours = False
 
 
-def _fraction(node: bytes, target: Target) -> float:
+def _fraction(node: bytes, name: bytes) -> float:
     """A target's place in its interval at this node, 0 to 1."""
-    digest = blake2b(repr(target).encode(), digest_size=7, key=node[:64]).digest()
-    return int.from_bytes(digest, "big") / (1 << 56)
+    return int.from_bytes(blake2b(name, digest_size=7, key=node[:64]).digest(), "big") / (1 << 56)
+
+
+def _next(entry: _Entry, now: float, period: float) -> float:
+    """A target's next place on the time line."""
+    first = entry.fraction * period
+    return first + math.ceil((now + _SOON * period - first) / period) * period

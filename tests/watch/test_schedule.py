@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
@@ -137,7 +138,7 @@ async def test_one_probe_however_many_ask() -> None:
     assert len(world.starts) in (20, 21, 22)
     standing = world.schedule.standing(one)
     assert standing
-    assert standing.asking == tuple(f"e{i}" for i in range(10))
+    assert standing.asking == 10
     assert standing.last
     assert standing.last.ok
     assert (standing.interval_ms, standing.baseline_ms, standing.timeout_ms) == (500, 1, 301)
@@ -306,24 +307,114 @@ async def test_a_result_that_nobody_can_take_ends_nothing(caplog: pytest.LogCapt
 async def test_a_result_may_change_what_is_asked_for() -> None:
     world = World()
     (one,) = fill(world, 1)
-    world.schedule._on_result = lambda *_: world.schedule.keep({target(2): {"e": "s"}})
+
+    def other(*_: object) -> None:
+        world.schedule.forget(one, f"s/{one.address.hex()}")
+        world.schedule.watch(target(2), "e", "s")
+
+    world.schedule._on_result = other
     await world.run(3)
     assert world.schedule.standing(one) is None
     assert world.schedule.standing(target(2))
     assert world.schedule.under_way == 0
 
 
-def test_keep_makes_it_exactly_so() -> None:
+def test_what_comes_and_goes_leaves_nothing() -> None:
     world = World()
-    fill(world, 3)
-    wanted = {target(1): {"s/0a000001": "s", "t/1": "t"}, target(7): {"t/7": "t"}}
-    for _ in range(2):
-        world.schedule.keep(wanted)
-        assert len(world.schedule) == 2
-        assert world.schedule.standing(target(1)).asking == ("s/0a000001", "t/1")  # type: ignore[union-attr]
-    world.schedule.keep({})
+    made = fill(world, 3)
+    for one in made:
+        world.schedule.watch(one, "t/1", "t")
+        world.schedule.watch(one, "t/1", "u")
+        world.schedule.watch(one, "t/2", "u")
+    for one in made:
+        for asking in ("s/" + one.address.hex(), "t/2", "t/1"):
+            assert world.schedule.standing(one)
+            world.schedule.forget(one, asking)
     assert len(world.schedule) == 0
     assert not world.schedule._budget._services
+    assert not world.schedule._budget._places
+
+
+@pytest.mark.asyncio
+async def test_who_has_room_pays_for_what_it_shares_with_who_has_not() -> None:
+    """Whoever of them comes first, and however many there are."""
+    for modest_first in (True, False):
+        world = World(limits=Limits(service=20))
+        if modest_first:
+            world.schedule.watch(target(0), "m", "modest")
+        fill(world, 100, "greedy")
+        for i in range(20):
+            world.schedule.watch(target(0), f"g{i}", f"greedy{i}")
+            fill(world, 100, f"greedy{i}")
+        if not modest_first:
+            world.schedule.watch(target(0), "m", "modest")
+        await world.run(10)
+        assert world.schedule.standing(target(0)).interval_ms == 500  # type: ignore[union-attr]
+
+
+@pytest.mark.asyncio
+async def test_room_that_comes_later_is_found() -> None:
+    world = World(limits=Limits(service=20))
+    one = target(0)
+    for i in range(30):
+        world.schedule.watch(one, f"g{i}", f"s{i}")
+    for i in range(30):
+        if i != 17:
+            fill(world, 100, f"s{i}", port=1000 + i)
+    await world.run(60)
+    assert world.schedule.standing(one).interval_ms == 500  # type: ignore[union-attr]
+
+
+def test_twenty_thousand_services_may_share_a_target() -> None:
+    """Who asks as well costs what the first one did: a second is enough for what took minutes when each counted all."""
+    world = World()
+    began = time.process_time()
+    for i in range(20_000):
+        world.schedule.watch(target(1), f"e{i}", f"s{i}")
+        assert world.schedule.standing(target(1))
+    for i in range(20_000):
+        world.schedule.forget(target(1), f"e{i}")
+    assert time.process_time() - began < 5
+    assert len(world.schedule) == 0
+
+
+@pytest.mark.asyncio
+async def test_a_new_policy_disturbs_nobody_it_still_allows() -> None:
+    world = World(limits=Limits(service=10_000))
+    made = fill(world, 500)
+    await world.run(3)
+    world.starts.clear()
+    world.schedule.set_policy(Policy(allow=Prefixes(["10.0.0.0/8"]), deny=Prefixes(["10.0.1.0/24"])))
+    stopped = world.stopped
+    await world.run(0.6)
+    denied = {one.address for one in made if one.address[2] == 1}
+    assert not denied & {address for _, address, _ in world.starts}
+    assert len(world.starts) == pytest.approx(256 * 0.6 / 0.5, rel=0.2), "nothing begins anew"
+    assert world.stopped == stopped
+    assert world.schedule.refused(made[300]) == "denied by configuration"
+    assert world.schedule.refused(made[0]) is None
+    assert world.schedule.standing(made[300]).last.ok, "what was found stands"  # type: ignore[union-attr]
+    world.starts.clear()
+    world.schedule.set_policy(FLEET)
+    await world.run(0.5)
+    assert denied <= {address for _, address, _ in world.starts}
+
+
+@pytest.mark.asyncio
+async def test_baselines_are_handed_over() -> None:
+    world = World(took_ms=250)
+    far, near = fill(world, 2)
+    await world.run(3)
+    kept = world.schedule.dump()
+    assert sorted(kept.values()) == [250, 250]
+    other = World(took_ms=None)  # type: ignore[arg-type]
+    other.schedule._node = b"b"
+    other.schedule.restore(kept | dict.fromkeys(list(kept)[:1], 1e9) | {"gone": 3.0})
+    fill(other, 3)
+    await other.run(0.01)
+    assert {address: timeout for _, address, timeout in other.starts} == {
+        far.address: 1.0, near.address: 0.55, target(2).address: 1.0}
+    assert set(other.schedule.dump()) <= set(kept)
 
 
 def test_an_override_makes_targets_one() -> None:
