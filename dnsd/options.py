@@ -210,6 +210,9 @@ class ProbeOptions(Section):
     ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = Field(
         default=(), description="the only ports that may be probed; left out: all but those of docs/health.md")
     rate: int = Field(default=2000, ge=1, le=100_000, description="probes a second; beyond it, intervals grow")
+    region: str = Field(
+        default="", pattern=r"^([a-z0-9][a-z0-9_-]{0,31})?$",
+        description="where this node sees from: nodes of one region have one vote together, where there are others")
 
 
 class CaptureOptions(Section):

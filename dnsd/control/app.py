@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dnsd import disk, metrics
 from dnsd.control import files
+from dnsd.control.builder import Builder
 from dnsd.control.clock import Clock
 from dnsd.control.desk import Answers, Desk
 from dnsd.control.face import Control
@@ -33,6 +34,7 @@ from dnsd.control.feeds import Feeds
 from dnsd.control.files import ImageFiles
 from dnsd.control.health import Health
 from dnsd.control.intake import Intake
+from dnsd.control.judge import Judge
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps, opened
 from dnsd.control.publish import Publisher
@@ -42,6 +44,7 @@ from dnsd.control.tap import Capture, CaptureSettings, outlets
 from dnsd.control.transfer import Allowed
 from dnsd.control.tsig import Keys, KeySettings
 from dnsd.control.views import Views
+from dnsd.control.votes import UNSEEING, Votes
 from dnsd.control.watching import ProbeSettings, Watching
 from dnsd.control.zones import Zones
 from dnsd.dns.prefixes import Prefixes
@@ -168,10 +171,19 @@ class Process:
         self.control.ecs_from = Prefixes(settings.ecs.resolvers)
         if settings.tap >= 0:
             self.control.capture = _capture(settings)
-        self.health = self.views.health = Health(self.fleet, self.publisher, self.clock)
+        self.health = Health(self.fleet, self.publisher, self.clock)
         self.watching = self.control.watching = Watching(
             settings.probes, self.health, sockets=[*settings.listen, *settings.tls.listen, *settings.admin_listen],
             store_url=settings.store_url, node=settings.node, state=settings.state, clock=self.clock)
+        self.votes = Votes(
+            self.registry.sightings, node=settings.node, clock=self.clock,
+            group=settings.probes.region if settings.probes.enabled else UNSEEING)
+        self.builder = Builder(
+            self.fleet, self.health, self.votes, self.registry.sightings, node=settings.node, clock=self.clock)
+        self.builder.memories = self.views.memories
+        self.judge = self.views.health = self.control.judge = Judge(
+            self.fleet, self.health, self.votes, self.builder, self.publisher, self.clock)
+        self.judge.follows = lambda: self.intake.epoch
 
     async def run(self) -> int:
         """Start, keep running, leave; the exit code."""
@@ -186,7 +198,8 @@ class Process:
         api = await self._start_api()
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
-            self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run]
+            self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run, self.votes.run,
+            self.builder.run, self.judge.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())

@@ -20,6 +20,7 @@ from dnsd.control.clock import Allowance, Clock
 from dnsd.control.explain import Explainer
 from dnsd.control.feeds import Feeds
 from dnsd.control.intake import Intake
+from dnsd.control.judge import Judge
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
 from dnsd.control.publish import Publisher
@@ -53,6 +54,7 @@ class Control:
         self.capture: Capture | None = None
         self.secondaries: Secondaries | None = None
         self.watching: Watching | None = None
+        self.judge: Judge | None = None
         self.desk: Callable[[], dict[str, Any]] = dict  # what has been asked of it
         self.ecs_from: Prefixes | None = None  # whose client subnets are believed; None: everybody's
         self.draining = False
@@ -196,7 +198,8 @@ class Control:
         resolved = self.views.resolved.items()
         held = [name for name, one in resolved if any(sifted.held for sifted in one.sifted.values())]
         panic = [name for name, one in resolved if one.view.panic]
-        return {**self.watching.described(), "held": held[:LISTED], "panic": panic[:LISTED]}
+        judge = self.judge.described() if self.judge is not None else {}
+        return {**self.watching.described(), **judge, "held": held[:LISTED], "panic": panic[:LISTED]}
 
     def _captures(self) -> dict[str, dict[str, Any]]:
         return self.capture.described() if self.capture is not None else {}

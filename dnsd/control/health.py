@@ -1,6 +1,6 @@
 """What this node measures of endpoints: which addresses to probe for which services, and the states that follow.
 
-Lives here: which targets are watched, results to states, who is told, the file `health.json`. Does not live here:
+Lives here: which targets are watched, results to states, who is told. Does not live here:
 services to targets (`control.targets`), probing (`watch`), results to states as such (`steer.health`), what all nodes
 make of it (`control.builder`), what a state may remove (`control.standing`).
 
@@ -11,7 +11,6 @@ are the node's memory, so they survive a restart, for a while: else a restart wo
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
-from dnsd import disk
-from dnsd.control import targets
+from dnsd.control import healthfile, targets
 from dnsd.control.clock import Clock
 from dnsd.control.publish import Publisher
 from dnsd.control.standing import Measured
@@ -34,7 +32,6 @@ from dnsd.steer.limits import Removal
 from dnsd.watch.outcome import Outcome
 from dnsd.watch.schedule import Standing, Target
 
-FILE: Final = "health.json"
 KEPT_MS: Final = 600_000
 """How long a state that was written down is worth something."""
 
@@ -85,6 +82,7 @@ class Health:
         self.schedule: Schedule | None = None
         self.counts: Counter[str] = Counter()
         self.unsaved = False
+        self.failing: set[str] = set()  # what of all that is watched fails now, by name
         self._cells: dict[Target, dict[Way, Cell]] = {}
         self._owners: dict[Target, dict[str, Way]] = {}  # target -> service that asks for it -> how it judges
         self._checks: dict[str, checks.Check] = {}
@@ -94,6 +92,7 @@ class Health:
         self._restored: dict[str, Cell] = {}
         self._restored_ms = 0
         self._names: dict[tuple[Target, Way], str] = {}
+        self._asked: dict[str, tuple[Target, Way]] = {}
         self._away: set[Target] = set()  # what others watch
         self.mine: Callable[[Target], bool] = lambda _: True
         self.changed: Callable[[Sequence[str], Mapping[str, Said]], None] = self._told_nobody
@@ -132,10 +131,11 @@ class Health:
                 cells = self._cells.setdefault(target, {})
                 if way not in cells:
                     cells[way] = self._begin(target, way, former.get(target))
-                    self._names[target, way] = targets.name(target, way)
-                    self._say(target, way)
+                    self._names[target, way] = said = targets.judged(target, way)
+                    self._asked[said] = target, way
             if target not in self._away and self.mine(target):
                 self.schedule.watch(target, name, name)
+                self._say(target, way)
             else:
                 self._away.add(target)
         self._unchecked.discard(name)
@@ -152,13 +152,16 @@ class Health:
                 self._away.discard(target)
                 for name in owners:
                     self.schedule.watch(target, name, name)
+                for way in self._cells[target]:
+                    self._say(target, way)
                 continue
             self._away.add(target)
             for name in owners:
                 self.schedule.forget(target, name)
             for way in self._cells[target]:
                 self._cells[target][way] = Cell()  # what is not looked at is not known
-                self._say(target, way)
+                self.failing.discard(self._names[target, way])
+                self.changed((), {self._names[target, way]: Said(State.UNKNOWN)})
 
     def _former(self, name: str, before: Mapping[tuple[str, int], Target], wanted: Mapping[tuple[str, int], Target],
                 check: checks.Check) -> dict[Target, Cell]:
@@ -213,7 +216,10 @@ class Health:
         way = owners.pop(name, None)
         if way is not None and way not in owners.values():
             del self._cells[target][way]
-            self.changed((), {self._names.pop((target, way)): Said(State.UNKNOWN)})
+            said = self._names.pop((target, way))
+            del self._asked[said]
+            self.failing.discard(said)
+            self.changed((), {said: Said(State.UNKNOWN)})
 
     # --- results to states ---
 
@@ -228,6 +234,8 @@ class Health:
         said: dict[str, Said] = {}
         for way, cell in before.items():
             before[way] = after = health.seen(cell, outcome.ok, at_ms, way.rules, slow=slow)
+            (self.failing.add if after.doubt or after.state is State.DOWN else self.failing.discard)(
+                self._names[target, way])
             if (after.state, after.doubt) == (cell.state, cell.doubt):
                 continue
             if after.state is not cell.state:
@@ -272,10 +280,28 @@ class Health:
         if not kept:
             self._removals.pop(service, None)
 
+    def asking(self, name: str) -> list[str]:
+        """The services that something said by this name is about."""
+        asked = self._asked.get(name)
+        return self._asking(*asked) if asked is not None else []
+
+    def sights(self) -> Iterator[tuple[str, str, int, str, Spot]]:
+        """Service, endpoint's id, type and site, and what is measured, of all that this node watches."""
+        for service, places in self._targets.items():
+            for (id_, type_), target in places.items():
+                endpoint = self._fleet.endpoint(f"{service}/{id_}")
+                spot = self.spot(service, id_, type_)
+                if target not in self._away and endpoint is not None and spot is not None:
+                    yield service, id_, type_, endpoint.site, spot
+
     def _say(self, target: Target, way: Way) -> None:
         self.changed((), {self._names[target, way]: self._said(target, self._cells[target][way])})
 
     def _said(self, target: Target, cell: Cell) -> Said:
+        if cell.state is State.UNKNOWN:  # with a reason it is one that this node will never know
+            standing = self.schedule.standing(target) if self.schedule is not None else None
+            refused = standing is not None and standing.refused is not None
+            return Said(cell.state, why=self._result(target) if refused else "")
         return Said(cell.state, cell.doubt, "" if cell.state is State.UP and not cell.doubt else self._result(target))
 
     def _asking(self, target: Target, way: Way) -> list[str]:
@@ -339,36 +365,10 @@ class Health:
         self.unsaved = False
         at_ms = self._clock.unix_ms()
         cells = [(target, cell) for target, some in self._cells.items() for cell in list(some.values())[:1]]
-        return partial(_octets, at_ms, cells, dict(self._removals))
+        return partial(healthfile.octets, at_ms, cells, dict(self._removals))
 
     def restore(self, path: Path) -> None:
         """Take over what a former process wrote, unless that is too long ago. ValueError: unreadable; OSError."""
-        data = disk.read(path, 1 << 28)
-        if data is None:
-            return
-        try:
-            found = json.loads(data)
-            at_ms = int(found["at_ms"])
-            fields = [str(name) for name in found["fields"]]
-            cells = {str(name): _cell(fields, values) for name, values in found["cells"].items()}
-            removals = {
-                str(name): {int(type_): tuple(Removal(str(id_), int(ms)) for id_, ms in some)
-                            for type_, some in kept.items()}
-                for name, kept in found["removed"].items()}
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{path} cannot be read: {error!r}") from error
-        if 0 <= self._clock.unix_ms() - at_ms <= KEPT_MS:
-            self._restored, self._restored_ms, self._removals = cells, at_ms, removals
-
-
-def _octets(at_ms: int, cells: Sequence[tuple[Target, Cell]], removals: Mapping[str, Removals]) -> bytes:
-    known = {targets.name(target): cell for target, cell in cells if cell.state is not State.UNKNOWN}
-    return json.dumps(
-        {"at_ms": at_ms, "fields": Cell._fields, "cells": known, "removed": removals}, separators=(",", ":")).encode()
-
-
-def _cell(fields: Sequence[str], values: Sequence[Any]) -> Cell:
-    """A cell as it was written down, perhaps by another version; what is under way is not settled by then."""
-    known = {name: value for name, value in zip(fields, values, strict=True) if name in Cell._fields}
-    kept = {name: type(default)(known.get(name, default)) for name, default in Cell._field_defaults.items()}
-    return Cell(**kept)._replace(streak=0, doubt=False)
+        kept = healthfile.read(path)
+        if kept is not None and 0 <= self._clock.unix_ms() - kept.at_ms <= KEPT_MS:
+            self._restored, self._restored_ms, self._removals = kept.cells, kept.at_ms, kept.removals

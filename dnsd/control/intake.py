@@ -70,6 +70,11 @@ class Intake:
         """Seconds since what is served was last known to be the registry's state; 0 while it is followed."""
         return 0.0 if self.connected and not self.held else self.clock.monotonic() - self._contact
 
+    @property
+    def epoch(self) -> int | None:
+        """The epoch of the registry that is followed now; None while none is."""
+        return self._epoch if self.connected and not self.held and self.cursor else None
+
     def resume(self, cursor: str) -> None:
         """Where a former process stood: its history must go on there, or what is offered is judged as another."""
         self.cursor = cursor

@@ -71,10 +71,16 @@ Removals = Mapping[int, tuple[Removal, ...]]
 
 
 class Health(NamedTuple):
-    """What is measured of a service's endpoints, by id and record type, and what health had removed before."""
+    """What is measured of a service's endpoints, by id and record type, and what health had removed before.
+
+    `at_ms`: as of when the limits hold, where that was decided for all nodes; 0: now. `speaks`: something besides
+    probes has a say.
+    """
 
     measured: Callable[[str, int], Measured]
     before: Removals
+    at_ms: int = 0
+    speaks: bool = False
 
 
 UNMEASURED: Final = Health(lambda _id, _type: Measured(), {})
@@ -100,8 +106,8 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
     """Resolve one service at `now_ms` (unix ms). KeyError when there is no such service."""
     service = fleet.services[name]
     members = _members(fleet, service, now_ms)
-    sifted = {} if service.check == "none" else {
-        type_: _sift(service, members, type_, health, now_ms) for type_ in TYPES.values()}
+    sifted = {} if service.check == "none" and not health.speaks else {
+        type_: _sift(service, members, type_, health, health.at_ms or now_ms) for type_ in TYPES.values()}
     members = tuple(_healthy(member, sifted) for member in members) if sifted else members
     live = tuple(
         EndpointView(

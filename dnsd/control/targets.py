@@ -67,9 +67,19 @@ def way(check: checks.Check) -> Way:
     return Way(Rules(check.rise, check.fall, check.ramp_ms), check.initial == "up")
 
 
-def name(target: Target, judged: Way | None = None) -> str:
-    """A target's name, or that of one way of judging it: the same in the next process and on every node."""
-    return blake2b(repr((target, judged) if judged is not None else target).encode(), digest_size=8).hexdigest()
+def name(target: Target) -> str:
+    """A target's name: the same in the next process and on every node."""
+    return blake2b(repr(target).encode(), digest_size=8).hexdigest()
+
+
+def judged(target: Target, way: Way) -> str:
+    """The name of one way of judging a target; `name_of` gives the target's back."""
+    return f"{name(target)}.{blake2b(repr(way).encode(), digest_size=3).hexdigest()}"
+
+
+def name_of(judged_: str) -> str:
+    """The target's name in that of a way of judging it."""
+    return judged_.partition(".")[0]
 
 
 def text(target: Target) -> str:

@@ -41,6 +41,12 @@ class Measuring(Protocol):
     def keep(self, service: str, removals: Removals) -> None:
         """What it has removed now."""
 
+    def decided(self, service: str) -> int:
+        """As of when the limits hold (unix ms), where that was decided for all nodes; 0: now."""
+
+    def speaks(self, service: str) -> bool:
+        """Whether something besides probes speaks of a service's health."""
+
 
 class Views:
     """Resolved services by name. `map_of` says which map a service's record refers to."""
@@ -75,7 +81,7 @@ class Views:
             memory = self.memories.get(name, {})
             now = self.resolved[name] = resolve.resolve(
                 self.fleet, name, memory, now_ms, self.map_of(name), self._health(name))
-            if now.due_ms:
+            if now.due_ms and not (self.health is not None and self.health.decided(name)):
                 self._due[name] = now.due_ms
             else:
                 self._due.pop(name, None)
@@ -99,7 +105,8 @@ class Views:
         measuring = self.health
         if measuring is None:
             return UNMEASURED
-        return Health(lambda id_, type_: measuring.measured(name, id_, type_), measuring.removals(name))
+        return Health(lambda id_, type_: measuring.measured(name, id_, type_), measuring.removals(name),
+                      measuring.decided(name), measuring.speaks(name))
 
     def dump(self, now_ms: int, cursor: str) -> bytes:
         """The content of `node.json`; `cursor` is where in the registry's history it was true."""

@@ -18,7 +18,8 @@ from pydantic import BaseModel
 
 from dnsd import disk
 from dnsd.control.clock import Clock
-from dnsd.control.health import FILE, Health
+from dnsd.control.health import Health
+from dnsd.control.healthfile import FILE
 from dnsd.dns.prefixes import Prefixes
 from dnsd.watch import own, probe
 from dnsd.watch.budget import Limits
@@ -39,6 +40,7 @@ class ProbeSettings(BaseModel):
     deny: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
     rate: int = 2000
+    region: str = ""
 
 
 class Watching:

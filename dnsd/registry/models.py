@@ -276,13 +276,14 @@ class Token(Model):
 
 
 class Judged(NamedTuple):
-    """One address of an endpoint as all observers have it. `state` as `steer.health.State`; times in unix ms.
+    """One address of an endpoint as all have it. `state`, and `base` by probes alone, as `steer.health.State`.
 
-    `share` of its weight, of 1000; `back_ms`: its last recovery; `doubt`: a failed probe is not settled; `proven`: it
-    was up before; `why` in words, where it is not simply up.
+    Times in unix ms; `share` of its weight, of 1000; `back_ms`: its last recovery; `doubt`: a failed probe is not
+    settled; `proven`: it was up before; `why` in words, where it is not simply up.
     """
 
     state: int
+    base: int
     since_ms: int = 0
     back_ms: int = 0
     share: int = 1000

@@ -31,11 +31,12 @@ class Present(NamedTuple):
 
 
 class Presence(NamedTuple):
-    """Who is there, the epoch of the store, and who builds ("": nobody) with which fence."""
+    """Who is there, the epoch of the store, who builds ("": nobody) with which fence; whether all is decided."""
 
     epoch: int
     builder: str
     fence: int
+    ready: bool
     nodes: dict[str, Present]
 
 
@@ -54,18 +55,21 @@ class Sightings:
         self._link = link
 
     async def observe(
-        self, node: str, group: str, *, builds: bool, news: Mapping[str, Any] | None = None,
+        self, node: str, group: str, *, builds: int, news: Mapping[str, Any] | None = None,
         votes: Mapping[str, Any] | None = None,
     ) -> Presence:
-        """Say that a node is there, may build, and what it sees; `votes`: all of its own, where they have changed."""
+        """Say that a node is there and what it sees; `votes`: all of its own, where they have changed.
+
+        `builds`: 0 it cannot build, 1 it could, 2 it does and has decided on everything there is.
+        """
         texts = ("" if said is None else json.dumps(said, separators=(",", ":")) for said in (news, votes))
-        reply = await self._link.run(scripts.OBSERVE, node, group, "1" if builds else "", *texts)
+        reply = await self._link.run(scripts.OBSERVE, node, group, str(builds or ""), *texts)
         if reply[0] != b"ok":
             raise Unavailable("the store has no history yet")
-        there = [raw.decode() for raw in reply[4]]
+        there = [raw.decode() for raw in reply[5]]
         rows = zip(there[::3], there[1::3], there[2::3], strict=True)
         nodes = {name: Present(int(ago), of) for name, ago, of in rows}
-        return Presence(int(reply[1]), reply[2].decode(), int(reply[3]), nodes)
+        return Presence(int(reply[1]), reply[2].decode(), int(reply[3]), reply[4] == b"1", nodes)
 
     async def votes(self) -> tuple[str, dict[str, dict[str, Any]]]:
         """All votes of all nodes, and the cursor to follow from. A node's that cannot be read are left out."""

@@ -176,6 +176,12 @@ class Measuring:
     def keep(self, service: str, removals: Removals) -> None:
         self.kept[service] = removals
 
+    def decided(self, service: str) -> int:
+        return 0
+
+    def speaks(self, service: str) -> bool:
+        return False
+
 
 def checked() -> tuple[Views, Measuring]:
     """A service of three endpoints at three sites, of which two are down."""

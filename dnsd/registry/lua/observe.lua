@@ -1,9 +1,9 @@
 -- A node says that it is there, and what it sees; one of those that are there builds.
--- ARGV: node, group, '1' where it may build, news for the stream or '', all its votes or '' where they are as they were.
+-- ARGV: node, group, '1' where it may build ('2': and has decided on all there is), news for the stream or '', all its votes or '' where they are as they were.
 local node, group, may, news, votes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local BUILDS_MS, GONE_MS, KEPT = 1200, 60000, 4096
+local BUILDS_MS, AWAY_MS, GONE_MS, KEPT = 1200, 10000, 60000, 4096
 
-redis.call('HSET', OBSERVERS, node, digits(now_ms) .. ' ' .. group)
+if group ~= '-' then redis.call('HSET', OBSERVERS, node, digits(now_ms) .. ' ' .. group) end
 if votes ~= '' then redis.call('HSET', VOTES, node, votes) end
 if news ~= '' then redis.call('XADD', SEEN, 'MAXLEN', '~', KEPT, '*', 'node', node, 'news', news) end
 
@@ -11,11 +11,14 @@ local builder = redis.call('HGET', META, 'builder') or ''
 local till = tonumber(redis.call('HGET', META, 'builder_till') or '0')
 -- An end too far ahead is of a clock that was set back since.
 local free = builder == '' or till < now_ms or till > now_ms + BUILDS_MS
-if builder == node and may ~= '1' then
+if builder == node and may == '' then
   builder, free = '', false
-  redis.call('HDEL', META, 'builder', 'builder_till')
-elseif may == '1' and (free or builder == node) then
+  redis.call('HSET', META, 'builder', '', 'builder_till', digits(now_ms))
+elseif may ~= '' and (free or builder == node) then
   if builder ~= node then redis.call('HINCRBY', META, 'builder_fence', 1) end
+  -- What was decided long ago may be wrong by now; until it is decided anew nodes judge by themselves.
+  if now_ms > till + AWAY_MS then redis.call('HDEL', META, 'builder_ready') end
+  if may == '2' then redis.call('HSET', META, 'builder_ready', '1') end
   builder = node
   redis.call('HSET', META, 'builder', node, 'builder_till', digits(now_ms + BUILDS_MS))
 elseif free then
@@ -36,4 +39,5 @@ for at = 1, #all, 2 do
     there[#there + 1] = of
   end
 end
-return {'ok', redis.call('HGET', META, 'epoch'), builder, redis.call('HGET', META, 'builder_fence') or '0', there}
+local ready = redis.call('HGET', META, 'builder_ready') or ''
+return {'ok', redis.call('HGET', META, 'epoch'), builder, redis.call('HGET', META, 'builder_fence') or '0', ready, there}

@@ -1,0 +1,235 @@
+"""Which finding holds on this node: what was decided for all, or, while no word of that can come, what it sees itself.
+
+Lives here: that choice for every address, noticing when it changes, whether this node can trust its own eyes. Does not
+live here: own measurements (`control.health`), deciding for all (`control.builder`), the limits (`control.standing`).
+
+    together   the store answers, its state is followed, and all is decided: every node goes by the verdicts, also
+               where it sees something else. What is not decided yet, being new, goes by what is seen here
+    alone      what this node watches itself, and for what it does not know yet the last verdict. One that is cut off
+               itself, with others somewhere, sees most of everything fail: it leaves all as it was
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from dnsd.control.builder import Builder, Place, cells_of, measured_of, removals_of
+from dnsd.control.clock import Clock
+from dnsd.control.health import Health, Said
+from dnsd.control.publish import Publisher
+from dnsd.control.resolve import Removals
+from dnsd.control.standing import Measured
+from dnsd.control.state import Fleet
+from dnsd.control.votes import Votes
+from dnsd.dns import types
+from dnsd.registry.models import Judged, Verdict
+from dnsd.steer import quorum
+from dnsd.steer.health import State
+from dnsd.steer.quorum import Sight
+
+LOOK_S: Final = 0.1
+BLIND_S: Final = 0.3
+BLIND_SHARE: Final = 20
+BREATH: Final = 100
+NOBODY_S: Final = 2.5
+"""How long nobody may build before nodes judge by themselves: another takes over within two seconds."""
+
+
+class Judge:
+    """What is answered by: `control.views` asks it. `follows` says the epoch that is followed, None if none is."""
+
+    def __init__(
+        self, fleet: Fleet, own: Health, votes: Votes, builder: Builder, publisher: Publisher, clock: Clock,
+    ) -> None:
+        self.fleet, self.own, self.votes, self.builder = fleet, own, votes, builder
+        self.publisher, self.clock = publisher, clock
+        self.follows: Callable[[], int | None] = lambda: None
+        self.together = False
+        self._cells: dict[str, tuple[Verdict, dict[str, Judged]]] = {}
+        self._last: dict[str, dict[tuple[str, int], Measured]] = {}
+        self._nobody_s = float("-inf")
+        self._blind_s = float("-inf")
+        own.changed = self._found
+        votes.changed = self._voted
+        votes.watching = self._divided
+        votes.builds = self._builds
+        own.mine = lambda target: votes.is_mine(target)
+        builder.fence = self._fence
+
+    # --- asked by views ---
+
+    def renew(self, name: str) -> None:
+        """A service is resolved anew."""
+        self.own.renew(name)
+        if name not in self.fleet.services:
+            self._cells.pop(name, None)
+            self._last.pop(name, None)
+        self.builder.touch((name,))
+
+    def measured(self, service: str, id_: str, type_: int) -> Measured:
+        """What is known of an endpoint's address."""
+        found = self._measured(service, self.builder.place(service, id_, type_))
+        self._last.setdefault(service, {})[id_, type_] = found
+        return found
+
+    def speaks(self, service: str) -> bool:
+        """Whether something besides probes speaks of a service's health."""
+        return self.builder.speaks(service)
+
+    def removals(self, service: str) -> Removals:
+        """What the limits remember of a service."""
+        return removals_of(self.fleet.verdicts[service]) if self.decided(service) else self.own.removals(service)
+
+    def keep(self, service: str, removals: Removals) -> None:
+        """Remember this: for the next time, a successor, or when this node is alone."""
+        self.own.keep(service, removals)
+
+    def decided(self, service: str) -> int:
+        """As of when the limits hold (unix ms): when they were decided for all; 0: they are this node's, now."""
+        verdict = self.fleet.verdicts.get(service)
+        return verdict.at_ms if self.together and verdict is not None else 0
+
+    def _measured(self, service: str, place: Place) -> Measured:
+        now_ms = self.clock.unix_ms()
+        judged = self._judged(service).get(place.key)
+        if self.together and judged is not None:
+            settled = judged.state in (State.UP, State.DEGRADED)
+            return Measured(
+                State(judged.state), judged.share, judged.doubt, judged.why, settled or judged.proven)
+        spot = place.spot
+        if spot is None:
+            found = Measured()
+        elif judged is not None and (spot.cell.state is State.UNKNOWN or self._frozen):
+            found = measured_of(judged, spot.rules, now_ms)
+        else:
+            found = self.own.measured(service, place.id, place.type)
+        return self.builder.advised(service, place, found, now_ms)
+
+    def _judged(self, service: str) -> Mapping[str, Judged]:
+        verdict = self.fleet.verdicts.get(service)
+        if verdict is None:
+            return {}
+        kept = self._cells.get(service)
+        if kept is None or kept[0] is not verdict:
+            kept = self._cells[service] = verdict, cells_of(verdict)
+        return kept[1]
+
+    @property
+    def _frozen(self) -> bool:
+        """Whether what is seen here is not believed, though nobody else can be asked."""
+        return self.votes.blind and not self.votes.lonely
+
+    # --- told ---
+
+    def _found(self, services: Sequence[str], said: Mapping[str, Said]) -> None:
+        """This node's own findings have changed."""
+        self.votes.say(said)
+        self.publisher.mark([name for name in services if not self.together or self._undecided(name)])
+
+    def _undecided(self, name: str) -> bool:
+        service, known = self.fleet.services.get(name), self._judged(name)
+        return service is not None and any(place.key not in known for place in self.builder.places(service))
+
+    def _voted(self, names: Iterable[str]) -> None:
+        """Somebody's votes have changed."""
+        if self._fence() is not None:
+            self.builder.touch({service for name in names for service in self.own.asking(name)})
+
+    def _divided(self) -> None:
+        """The watching is divided anew."""
+        self.own.divide()
+
+    # --- who decides ---
+
+    def _fence(self) -> int | None:
+        """The fence this node builds with; None while it does not."""
+        presence = self.votes.presence
+        builds = presence is not None and not self.votes.alone and presence.builder == self.votes.node
+        return presence.fence if builds and presence is not None and self._able(presence.epoch) else None
+
+    def _builds(self) -> int:
+        """Whether this node could build (1), and does and has decided on everything (2)."""
+        presence = self.votes.presence
+        if presence is None or not self._able(presence.epoch) or self.own.schedule is None:
+            return 0
+        return 2 if self._fence() is not None and self.builder.ready else 1
+
+    def _able(self, epoch: int) -> bool:
+        return self.votes.synced and self.follows() == epoch
+
+    def _is_together(self) -> bool:
+        presence = self.votes.presence
+        if presence is None or self.votes.alone or not presence.ready or self.follows() != presence.epoch:
+            return False
+        now = self.clock.monotonic()
+        if presence.builder:
+            self._nobody_s = now
+        return now - self._nobody_s <= NOBODY_S
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Look for ever whether what holds has changed."""
+        while True:
+            await self.look()
+            await self.clock.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Notice what has changed without anybody telling."""
+        before = self.together, self._frozen
+        self.together = self._is_together()
+        if self.clock.monotonic() >= self._blind_s:
+            self._doubt_eyes()
+        if before != (self.together, self._frozen):
+            await self._compare()
+
+    def _doubt_eyes(self) -> None:
+        """Notice that this node itself is cut off, or is not any more."""
+        began = self.clock.monotonic()
+        enough = len(self.own.failing) >= quorum.BLIND_TARGETS and not self.votes.lonely
+        blind = enough and quorum.isolated(self._sights())
+        ended = self.clock.monotonic()
+        self._blind_s = ended + max(BLIND_S, BLIND_SHARE * (ended - began))
+        if blind != self.votes.blind:
+            self.votes.blind = blind
+            self.votes.wake()
+
+    def _sights(self) -> Iterator[Sight]:
+        """What of all this node watches was up, by what all say, and fails for it."""
+        for service, id_, type_, site, spot in self.own.sights():
+            cell, judged = spot.cell, self._judged(service).get(self.builder.place(service, id_, type_).key)
+            was_up = judged.base in (State.UP, State.DEGRADED) if judged is not None else (
+                cell.proven or cell.state in (State.UP, State.DEGRADED))
+            yield Sight(site, was_up, cell.doubt or cell.state is State.DOWN)
+
+    async def _compare(self) -> None:
+        """Publish the services for which something else holds now."""
+        for number, (name, last) in enumerate(list(self._last.items())):
+            if number % BREATH == BREATH - 1:
+                await asyncio.sleep(0)
+            if any(self._measured(name, self.builder.place(name, id_, type_)) != found
+                   for (id_, type_), found in list(last.items())):
+                self.publisher.mark((name,))
+
+    # --- for people ---
+
+    def described(self) -> dict[str, Any]:
+        """Who judges together, and who decides."""
+        presence = self.votes.presence
+        return {
+            "together": self.together, "blind": self.votes.blind,
+            "builder": presence.builder if presence is not None and not self.votes.alone else "",
+            "decided": self.builder.decided, "verdicts": len(self.fleet.verdicts), "nodes": self.votes.described()}
+
+    def vantages(self, service: str, id_: str, type_: int) -> dict[str, Any]:
+        """What holds of an address, and what each node says of it."""
+        place = self.builder.place(service, id_, type_)
+        found = self._measured(service, place)
+        told = {} if place.spot is None else self.votes.told(place.spot.name)
+        return {
+            "endpoint": id_, "type": types.type_text(type_), "state": found.state.name.lower(), "why": found.result,
+            "doubt": found.doubt, "share": found.share,
+            "vantages": {node: {"state": said.state.name.lower(), "doubt": said.doubt, "why": said.why}
+                         for node, said in sorted(told.items())}}

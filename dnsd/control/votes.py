@@ -1,0 +1,309 @@
+"""What every node says of what it watches: this node's own votes out, the others' in, and who is there at all.
+
+Lives here: presence, own votes as they change, following what is said. Does not live here: the store's part
+(`registry.sightings`), what votes come to (`steer.quorum`, `control.builder`), measuring (`control.health`).
+
+Silence is told apart: a node whose last word is too old is gone, and its votes with it; a store that does not answer
+leaves this node alone, from the first failed call on or when it has had no word for a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, Final, Protocol
+
+from dnsd.control import targets
+from dnsd.control.clock import Clock
+from dnsd.control.health import Said
+from dnsd.registry.errors import RegistryError
+from dnsd.registry.sightings import News, Presence
+from dnsd.steer import quorum
+from dnsd.steer.health import State
+from dnsd.steer.quorum import Vote
+from dnsd.watch.schedule import Target
+
+BEAT_S: Final = 0.4
+BLOCK_MS: Final = 400
+ALONE_S: Final = 1.0
+FRESH_MS: Final = 3000
+"""Who has said nothing for so long is gone."""
+
+WATCHES_MS: Final = 10_000
+"""Who is gone keeps its share of the watching for so long: a restart moves nothing."""
+
+WATCHERS: Final = 3
+"""Nodes that watch one target, where there are more."""
+
+UNSEEING: Final = "-"
+"""As region: a node that watches nothing, and so is no observer."""
+
+UNSAID: Final = Said(State.UNKNOWN)
+SAVE_S: Final = 1.0
+RETRY_S: Final = 0.3
+_log = logging.getLogger("dnsd.control")
+
+
+class Store(Protocol):
+    """What of `registry.sightings` is needed."""
+
+    async def observe(
+        self, node: str, group: str, *, builds: int, news: Mapping[str, Any] | None = None,
+        votes: Mapping[str, Any] | None = None,
+    ) -> Presence:
+        """Say that a node is there, may build, and what it sees."""
+
+    async def votes(self) -> tuple[str, dict[str, dict[str, Any]]]:
+        """All votes, and the cursor to follow from."""
+
+    async def follow(self, after: str, *, block_ms: int) -> tuple[str, list[News]]:
+        """What was said after a cursor, and the next one."""
+
+
+class Votes:
+    """All nodes' votes as this node knows them. `changed` is told of names, `reported` of what is no vote."""
+
+    def __init__(self, store: Store, *, node: str, group: str, clock: Clock) -> None:
+        self.store, self.node, self.group, self.clock = store, node, group, clock
+        self.presence: Presence | None = None
+        self.own: dict[str, Said] = {}
+        self.blind = False  # this node does not trust its own eyes
+        self.builds: Callable[[], int] = lambda: 0
+        self.changed: Callable[[Iterable[str]], None] = lambda _: None
+        self.reported: Callable[[News], None] = lambda _: None
+        self.watching: Callable[[], None] = lambda: None  # told when who watches has changed
+        self.synced = False  # whether the others' votes are known
+        self._others: dict[str, dict[str, Said]] = {}
+        self._abstain: set[str] = set()
+        self._heard_s = float("-inf")
+        self._news: dict[str, Said] = {}
+        self._told_blind = False
+        self._whole = True  # all own votes are to be told
+        self._saved_s, self._unsaved = float("-inf"), True
+        self._cursor = ""
+        self._watchers: tuple[str, ...] = (node,)
+        self._fresh = {node}
+        self._wake = asyncio.Event()
+
+    # --- asked ---
+
+    @property
+    def alone(self) -> bool:
+        """Whether no word can come from others now: their votes count no more."""
+        return self.presence is None or self.clock.monotonic() - self._heard_s > ALONE_S
+
+    @property
+    def lonely(self) -> bool:
+        """Whether there is no other node at all, as far as was known."""
+        return self.presence is None or not self.presence.nodes.keys() - {self.node}
+
+    @property
+    def watchers(self) -> tuple[str, ...]:
+        """The nodes that share the watching, this one among them; only this one while it is alone."""
+        return self._watchers
+
+    def of(self, name: str) -> dict[str, Vote]:
+        """What all that are there say of a target, each vote as old as its node's last word."""
+        now_ms, expected = self.clock.unix_ms(), self.expected(name)
+        votes = {}
+        for node, ago_ms, group in self._present():
+            said = self._said(node).get(name)
+            if said.why if said is not None and said.state is State.UNKNOWN else said is None and node not in expected:
+                continue  # it will never say anything of this
+            blind = self.blind if node == self.node else node in self._abstain
+            votes[node] = Vote(said.state if said is not None else State.UNKNOWN, now_ms - ago_ms, blind, group)
+        return votes
+
+    def is_mine(self, target: Target) -> bool:
+        """Whether this node watches a target."""
+        return self.node in self.expected(targets.name(target))
+
+    def expected(self, name: str) -> Collection[str]:
+        """The nodes whose it is to watch this."""
+        if len(self._watchers) <= WATCHERS:
+            return self._watchers
+        return quorum.watchers(targets.name_of(name), self._watchers, WATCHERS)
+
+    def told(self, name: str) -> dict[str, Said]:
+        """What each node that is there says of a target."""
+        found = ((node, self._said(node).get(name)) for node, _, _ in self._present())
+        return {node: said for node, said in found if said is not None}
+
+    def described(self) -> dict[str, Any]:
+        """For people: who is there, how long ago (ms), from where, how many votes it has, whether it abstains."""
+        return {
+            node: {"ago_ms": ago_ms, "region": group, "votes": len(self._said(node)),
+                   "abstains": self.blind if node == self.node else node in self._abstain}
+            for node, ago_ms, group in self._present()}
+
+    def _present(self) -> list[tuple[str, int, str]]:
+        """Node, ms since its last word, group."""
+        own = (self.node, 0, self.group)
+        if self.presence is None or self.alone:
+            return [own]
+        since_ms = round((self.clock.monotonic() - self._heard_s) * 1000)
+        others = ((node, there.ago_ms + since_ms, there.group) for node, there in sorted(self.presence.nodes.items())
+                  if node != self.node)
+        return [own, *(one for one in others if one[1] <= FRESH_MS)]
+
+    def _said(self, node: str) -> Mapping[str, Said]:
+        return self.own if node == self.node else self._others.get(node, {})
+
+    # --- told ---
+
+    def say(self, said: Mapping[str, Said]) -> None:
+        """This node's votes have changed."""
+        for key, one in said.items():
+            if self.own.get(key, UNSAID) == one:
+                continue
+            if one == UNSAID:
+                del self.own[key]
+            else:
+                self.own[key] = one
+            self._news[key] = one
+        if self._news:
+            self._wake.set()
+            self.changed(said)
+
+    def wake(self) -> None:
+        """Something that goes with the next word has changed."""
+        self._wake.set()
+
+    # --- the tasks ---
+
+    async def run(self) -> None:
+        """Speak and listen for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._speak())
+            tasks.create_task(self._listen())
+
+    async def _speak(self) -> None:
+        while True:
+            self._wake.clear()
+            await self._guarded(self.beat)
+            self._look()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until there is news, or it is time again."""
+        waiting = asyncio.create_task(self._wake.wait())
+        sleeping = asyncio.create_task(self.clock.sleep(BEAT_S))
+        try:
+            await asyncio.wait((waiting, sleeping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            sleeping.cancel()
+
+    async def beat(self) -> None:
+        """One word: that this node is there, and what is new."""
+        news, self._news = self._news, {}
+        whole, self._whole = self._whole, False
+        body: dict[str, Any] = {}
+        if whole or news or self.blind != self._told_blind:
+            body = {"votes": _packed(self.own if whole else news), "whole": whole, "blind": self.blind}
+        self._told_blind = self.blind
+        now = self.clock.monotonic()
+        self._unsaved |= bool(body)
+        saves = self._unsaved and now - self._saved_s >= SAVE_S
+        kept = {"votes": _packed(self.own), "blind": self.blind} if saves else None
+        try:
+            presence = await self.store.observe(
+                self.node, self.group, builds=self.builds(), news=body or None, votes=kept)
+        except BaseException:
+            self._whole = True
+            self._heard_s = float("-inf")
+            raise
+        if saves:
+            self._saved_s, self._unsaved = now, False
+        self._heard_s = self.clock.monotonic()
+        if self.presence is not None and presence.epoch != self.presence.epoch:
+            self._whole, self._cursor, self.synced = True, "", False
+        if self.presence is not None:
+            for node in self.presence.nodes.keys() - presence.nodes.keys():
+                self._others.pop(node, None)
+        self.presence = presence
+
+    def _look(self) -> None:
+        """Who is there, or who watches, may have changed."""
+        fresh = {node for node, _, _ in self._present()}
+        moved, self._fresh = fresh ^ self._fresh, fresh
+        watchers = (self.node,) if self.presence is None or self.alone else tuple(sorted({self.node} | {
+            node for node, there in self.presence.nodes.items() if there.ago_ms <= WATCHES_MS}))
+        if watchers != self._watchers:
+            self._watchers = watchers
+            self.watching()
+        if moved:
+            self.changed({name for node in moved for name in self._said(node)} | self.own.keys())
+
+    async def _listen(self) -> None:
+        while True:
+            await self._guarded(self._follow if self._cursor else self._catch_up)
+
+    async def _catch_up(self) -> None:
+        """All votes there are."""
+        cursor, found = await self.store.votes()
+        names: set[str] = set()
+        self._abstain.clear()
+        for said in self._others.values():
+            names |= said.keys()
+        self._others = {}
+        for node, body in found.items():
+            if node != self.node:
+                names |= self._take(node, body, whole=True)
+        self._cursor, self.synced = cursor, True
+        self.changed(names)
+
+    async def _follow(self) -> None:
+        cursor, news = await self.store.follow(self._cursor, block_ms=BLOCK_MS)
+        if self._cursor:  # else another epoch began meanwhile
+            self._cursor = cursor
+        names: set[str] = set()
+        for one in news:
+            if "votes" not in one.body:
+                self.reported(one)
+            elif one.node != self.node:
+                names |= self._take(one.node, one.body, whole=bool(one.body.get("whole")))
+        if names:
+            self.changed(names)
+
+    def _take(self, node: str, body: Mapping[str, Any], *, whole: bool) -> set[str]:
+        """One node's votes; the names they are about. What is no vote is none."""
+        said = self._others.setdefault(node, {})
+        names = set(said) if whole else set()
+        if whole:
+            said.clear()
+        blind = bool(body.get("blind"))
+        if blind != (node in self._abstain):
+            (self._abstain.add if blind else self._abstain.discard)(node)
+            names |= said.keys()
+        votes = body.get("votes")
+        for key, packed in votes.items() if isinstance(votes, dict) else ():
+            try:
+                state, doubt, why = packed
+                one = Said(State(state), bool(doubt), str(why)[:100])
+            except (TypeError, ValueError):
+                continue
+            if one == UNSAID:
+                said.pop(key, None)
+            else:
+                said[key] = one
+            names.add(key)
+        return names
+
+    async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
+        """One step; a store that is away is no end of it."""
+        try:
+            await step()
+        except RegistryError:
+            self._cursor, self.synced = "", False
+            self._look()
+            await self.clock.sleep(RETRY_S)
+        except Exception as error:
+            _log.exception("votes could not be told or heard", exc_info=error)
+            self._cursor, self.synced = "", False
+            await self.clock.sleep(RETRY_S)
+
+
+def _packed(votes: Mapping[str, Said]) -> dict[str, tuple[int, int, str]]:
+    return {name: (said.state, int(said.doubt), said.why) for name, said in votes.items()}
