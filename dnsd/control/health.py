@@ -35,7 +35,6 @@ from dnsd.watch.schedule import Standing, Target
 KEPT_MS: Final = 600_000
 """How long a state that was written down is worth something."""
 
-SLOW_MS: Final = 800.0
 Removals = Mapping[int, tuple[Removal, ...]]
 """Record type -> what health has removed of it, for one service."""
 
@@ -229,11 +228,10 @@ class Health:
         before = self._cells.get(target)
         if before is None:
             return
-        slow = outcome.ok and outcome.connect_ms > SLOW_MS
         touched: list[str] = []
         said: dict[str, Said] = {}
         for way, cell in before.items():
-            before[way] = after = health.seen(cell, outcome.ok, at_ms, way.rules, slow=slow)
+            before[way] = after = health.seen(cell, outcome.ok, at_ms, way.rules, rtt_ms=outcome.connect_ms)
             (self.failing.add if after.doubt or after.state is State.DOWN else self.failing.discard)(
                 self._names[target, way])
             if (after.state, after.doubt) == (cell.state, cell.doubt):
@@ -319,10 +317,10 @@ class Health:
             "changes": self.counts["changes"], "not_up": list(self._not_up())[:LISTED],
         }
 
-    def endpoints(self, service: str) -> list[dict[str, Any]]:
-        """Every address of a service that is probed, with its state and its last result."""
-        return [{"endpoint": id_, "type": types.type_text(type_), **self._told(target, self._owners[target][service])}
-                for (id_, type_), target in sorted(self._targets.get(service, {}).items())]
+    def told(self, service: str, id_: str, type_: int) -> dict[str, Any] | None:
+        """An endpoint's address as this node measures it, with its last result; None where it does not."""
+        target = self._targets.get(service, {}).get((id_, type_))
+        return None if target is None or target in self._away else self._told(target, self._owners[target][service])
 
     def _not_up(self) -> Iterator[dict[str, Any]]:
         for target, cells in self._cells.items():

@@ -59,4 +59,4 @@ def _cell(fields: Sequence[str], values: Sequence[Any]) -> Cell:
     """A cell as it was written down, perhaps by another version; what is under way is not settled by then."""
     known = {name: value for name, value in zip(fields, values, strict=True) if name in Cell._fields}
     kept = {name: type(default)(known.get(name, default)) for name, default in Cell._field_defaults.items()}
-    return Cell(**kept)._replace(streak=0, doubt=False)
+    return Cell(**kept)._replace(streak=0, doubt=False, pace=0)

@@ -6,6 +6,9 @@ Lives here: one result to the next state. Does not live here: probing (`watch`),
 Falling is quick and rising is slow: `fall` failures in a row take an address out, `rise` successes bring it back, and
 what went down lately must succeed more often: each fall weighs 1000, the weight halves every minute, and every 1000 of
 it doubles `rise`, at most eightfold. Back up, an address gets its weight in eighths over `ramp_ms`.
+
+Slow is a round trip above 800 ms three times in a row; it ends with ten in a row below 600 ms. What lies between breaks
+either row, so that noise at one bound moves nothing; a failure tells nothing of the way, and breaks none.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ HALF_MS: Final = 60_000
 MOST_DOUBLINGS: Final = 3
 STEPS: Final = 8
 WHOLE: Final = 1000
+SLOW_MS: Final = 800.0
+SLOW_ROW: Final = 3
+QUICK_MS: Final = 600.0
+QUICK_ROW: Final = 10
 
 
 class State(IntEnum):
@@ -40,7 +47,8 @@ class Rules(NamedTuple):
 class Cell(NamedTuple):
     """One target: `streak` is successes (> 0) or failures (< 0) in a row; `since_ms` the last change of state,
     `back_ms` the last recovery (0: none yet); `weight` of its falls as it was at `weighed_ms`; `doubt`: the last probe
-    failed, and nothing is settled yet; `proven`, of one that is down: it has been up before."""
+    failed, and nothing is settled yet; `proven`, of one that is down: it has been up before; `slow`: its round trips
+    are; `pace`: those in a row that speak against that."""
 
     state: State = State.UNKNOWN
     streak: int = 0
@@ -50,10 +58,15 @@ class Cell(NamedTuple):
     weighed_ms: int = 0
     doubt: bool = False
     proven: bool = False
+    slow: bool = False
+    pace: int = 0
 
 
-def seen(cell: Cell, ok: bool, now_ms: int, rules: Rules, *, slow: bool = False) -> Cell:
-    """The cell after one more result. A target never seen before is up at its first success, and so without a ramp."""
+def seen(cell: Cell, ok: bool, now_ms: int, rules: Rules, *, rtt_ms: float = 0.0) -> Cell:
+    """The cell after one more result. A target never seen before is up at its first success, and so without a ramp.
+
+    `rtt_ms`: the round trip of a success; 0: none was measured.
+    """
     streak = max(cell.streak, 0) + 1 if ok else min(cell.streak, 0) - 1
     weight = weighed(cell, now_ms)
     cell = cell._replace(
@@ -65,12 +78,26 @@ def seen(cell: Cell, ok: bool, now_ms: int, rules: Rules, *, slow: bool = False)
         if cell.state is State.UNKNOWN:
             return cell._replace(state=State.DOWN, since_ms=now_ms, doubt=False)
         return cell._replace(state=State.DOWN, since_ms=now_ms, weight=weight + FALL_WEIGHT, doubt=False, proven=True)
+    slow, pace = paced(cell.slow, cell.pace, rtt_ms)
+    cell = cell._replace(slow=slow, pace=pace)
     good = State.DEGRADED if slow else State.UP
     if cell.state is State.DOWN:
         if streak < needed(cell, rules):
             return cell
         return cell._replace(state=good, since_ms=now_ms, back_ms=now_ms)
     return cell if cell.state is good else cell._replace(state=good, since_ms=now_ms)
+
+
+def paced(slow: bool, pace: int, rtt_ms: float) -> tuple[bool, int]:
+    """Whether round trips are slow after one more (0: none was measured), and how many in a row speak against that."""
+    if rtt_ms <= 0:
+        return slow, pace
+    against = rtt_ms < QUICK_MS if slow else rtt_ms > SLOW_MS
+    if not against:
+        return slow, 0
+    if pace + 1 < (QUICK_ROW if slow else SLOW_ROW):
+        return slow, pace + 1
+    return not slow, 0
 
 
 def needed(cell: Cell, rules: Rules) -> int:

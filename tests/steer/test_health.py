@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd.steer.health import HALF_MS, WHOLE, Cell, Rules, State, needed, seen, share, step_at, weighed
+from dnsd.steer.health import HALF_MS, WHOLE, Cell, Rules, State, needed, paced, seen, share, step_at, weighed
 
 U, UP, SLOW, DOWN = State
 RULES = Rules()
 STEP = 500
+RTT = {"+": 20.0, "m": 700.0, "s": 900.0, "-": 0.0}
 
 
 def after(results: str, rules: Rules = RULES, cell: Cell | None = None, start: int = 1) -> Cell:
-    """The cell after these results (+ good, s slow, - bad), half a second apart."""
+    """The cell after these results (+ good, m not quick, s slow, - bad), half a second apart."""
     cell = cell or Cell()
     for number, one in enumerate(results):
-        cell = seen(cell, one != "-", start + number * STEP, rules, slow=one == "s")
+        cell = seen(cell, one != "-", start + number * STEP, rules, rtt_ms=RTT[one])
     return cell
 
 
@@ -25,8 +28,13 @@ def after(results: str, rules: Rules = RULES, cell: Cell | None = None, start: i
     ("", U, False), ("+", UP, False), ("-", U, True), ("--", U, True), ("---", DOWN, False), ("--+", UP, False),
     ("+-", UP, True), ("+--", UP, True), ("+---", DOWN, False), ("+--+--+--", UP, True), ("+-+", UP, False),
     ("+---+", DOWN, False), ("+---++", UP, False), ("+---+-+", DOWN, False), ("+----------", DOWN, False),
-    ("s", SLOW, False), ("+s", SLOW, False), ("s+", UP, False), ("s-", SLOW, True), ("s---", DOWN, False),
-    ("+---+s", SLOW, False), ("---++", UP, False),
+    ("---++", UP, False),
+    ("s", UP, False), ("ss", UP, False), ("sss", SLOW, False), ("+sss", SLOW, False), ("ssmss", UP, False),
+    ("ss+ss", UP, False), ("ss-s", SLOW, False), ("s--s--s", SLOW, False), ("sss-", SLOW, True),
+    ("sss---", DOWN, False),
+    ("sss" + 9 * "+", SLOW, False), ("sss" + 10 * "+", UP, False), ("sss" + 5 * "+" + "-" + 5 * "+", UP, False),
+    ("sss" + 9 * "+" + "m+", SLOW, False), ("sss" + 9 * "+" + "s+", SLOW, False), ("sss" + 30 * "m", SLOW, False),
+    ("sss---++", SLOW, False), ("+---+s", UP, False), ("+---s-ss", SLOW, False), ("mmmmmm", UP, False),
 ])
 def test_states(results: str, state: State, doubt: bool) -> None:
     cell = after(results)
@@ -54,6 +62,64 @@ def test_what_falls_often_must_succeed_longer() -> None:
     assert wanted == [2, 4, 8, 16, 16, 16]
     calm = seen(cell, True, 1000 + 10 * HALF_MS, RULES)
     assert needed(calm, RULES) == 2
+
+
+@pytest.mark.parametrize(("rtt_ms", "slow"), [(800.0, False), (800.1, True), (10_000.0, True)])
+def test_the_bound_of_slow(rtt_ms: float, slow: bool) -> None:
+    after_three = False, 0
+    for _ in range(3):
+        assert after_three[0] is False
+        after_three = paced(*after_three, rtt_ms)
+    assert after_three == (slow, 0)
+
+
+@pytest.mark.parametrize(("rtt_ms", "slow"), [(600.0, True), (599.9, False), (0.1, False)])
+def test_the_bound_of_quick(rtt_ms: float, slow: bool) -> None:
+    after_ten = True, 0
+    for _ in range(10):
+        assert after_ten[0] is True
+        after_ten = paced(*after_ten, rtt_ms)
+    assert after_ten == (slow, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_steps_of_round_trips_with_noise(seed: int) -> None:
+    """50 -> 1100 -> 450 ms, each a fifth off: slow with the third sample and never before it, quick with the tenth.
+
+    Single and double spikes to 3 s, and dips of up to nine samples, change nothing.
+    """
+    chance = random.Random(seed)
+    cell, at = Cell(), [10**6]
+
+    def sample(middle_ms: float) -> State:
+        nonlocal cell
+        at[0] += STEP
+        cell = seen(cell, True, at[0], RULES, rtt_ms=middle_ms * chance.uniform(0.8, 1.2))
+        return cell.state
+
+    for _ in range(50):
+        assert all(sample(50) is UP for _ in range(chance.randint(1, 20)))
+        assert all(sample(2500) is UP for _ in range(chance.randint(1, 2)))  # a spike
+    assert sample(50) is UP
+    assert [sample(1100) for _ in range(3)] == [UP, UP, SLOW]
+    for _ in range(50):
+        assert all(sample(1100) is SLOW for _ in range(chance.randint(1, 20)))
+        assert all(sample(450) is SLOW for _ in range(chance.randint(1, 9)))  # a dip
+    assert sample(1100) is SLOW
+    assert [sample(450) for _ in range(10)] == [SLOW] * 9 + [UP]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_round_trips_around_a_bound_do_not_flap(seed: int) -> None:
+    """Around 800 ms it becomes slow once at most and stays; around 600 ms what is up stays up."""
+    chance = random.Random(seed)
+    for middle_ms, most in ((800, 1), (600, 0), (700, 1)):
+        slow, pace, changes = False, 0, 0
+        for _ in range(5000):
+            before = slow
+            slow, pace = paced(slow, pace, middle_ms * chance.uniform(0.8, 1.2))
+            changes += slow is not before
+        assert changes <= most
 
 
 @pytest.mark.parametrize(("passed", "left"), [
@@ -94,7 +160,7 @@ def test_a_clock_that_was_set_back_ramps_nothing_twice() -> None:
 
 
 @pytest.mark.parametrize(("results", "proven"), [
-    ("---", False), ("+---", True), ("s---", True), ("---++---", True), ("---+-", False), ("-----", False)])
+    ("---", False), ("+---", True), ("sss---", True), ("---++---", True), ("---+-", False), ("-----", False)])
 def test_whether_it_has_ever_been_up(results: str, proven: bool) -> None:
     cell = after(results)
     assert (cell.state, cell.proven) == (DOWN, proven)
@@ -108,14 +174,14 @@ def test_no_ramp_without_a_fall() -> None:
     assert share(back, back.back_ms - 1, RULES) == WHOLE  # the clock went back
 
 
-@given(st.text("+-s", max_size=60), st.builds(Rules, st.integers(1, 6), st.integers(1, 6), st.integers(0, 20_000)),
+@given(st.text("+-sm", max_size=60), st.builds(Rules, st.integers(1, 6), st.integers(1, 6), st.integers(0, 20_000)),
        st.lists(st.integers(-2000, 120_000), min_size=60, max_size=60))
 def test_what_holds_for_any_results(results: str, rules: Rules, gaps: list[int]) -> None:
     """Down only after `fall` failures in a row, up again only after `rise` successes; time never undoes a state."""
     cell, now = Cell(), 10**6
     for one, gap in zip(results, gaps, strict=False):
         now += gap
-        before, cell = cell, seen(cell, one != "-", now, rules, slow=one == "s")
+        before, cell = cell, seen(cell, one != "-", now, rules, rtt_ms=RTT[one])
         assert 0 < share(cell, now, rules) <= WHOLE
         assert 0 <= cell.weight < 10**6
         if cell.state is DOWN and before.state is not DOWN:
