@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "watch": L0 | L1,
     "control": PURE | {"disk", "registry", "atlas", "watch"},
     "admin": L0 | {"disk", "registry", "control"},
+    "drill": {"model"},
     "cookiefile": {"disk", "dns"},
     "option_types": {"dns"},
     "options": {"disk", "option_types"},
@@ -53,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor": PURE | {"children", "cookiefile", "disk", "options", "option_types", "sockets", "registry"},
     "cli": PURE | {
         "cookiefile", "disk", "config", "options", "option_types", "supervisor", "registry", "atlas", "control",
-        "admin"},
+        "admin", "drill"},
     "__main__": {"cli"},
 }
 
