@@ -38,11 +38,24 @@ HOLDERS: Final = frozenset({Role.ADMIN, Role.OPERATOR, Role.AGENT})
 ADMINS: Final = frozenset({Role.ADMIN})
 
 
+class News(Protocol):
+    """What has happened on a node, numbered."""
+
+    last: int
+
+    def after(self, number: int, limit: int) -> list[dict[str, Any]]:
+        """What happened after this number, oldest first."""
+
+    async def wait(self, number: int, seconds: float) -> None:
+        """Until something happened after this number, or the time has passed."""
+
+
 class Control(Protocol):
     """The control process as the API sees it (`dnsd.control` offers it)."""
 
     registry: Registry
     stats: memoryview
+    news: News
 
     def status(self) -> dict[str, Any]:
         """Where this node stands: stamp, workers, store, maps."""
@@ -58,6 +71,9 @@ class Control(Protocol):
 
     def misplaced(self, service: Service) -> str:
         """Why this service cannot stand at its name in the zones served here; empty when it can."""
+
+    def stands(self, service: str) -> dict[str, Any] | None:
+        """How each endpoint of a service stands; None when there is no such service."""
 
     async def reload(self) -> list[Fault]:
         """Read the zone files again; faults leave what was served."""
@@ -113,7 +129,7 @@ class Route:
     path: str
     operation: str
     summary: str
-    handler: Callable[[Call], Awaitable[web.Response]]
+    handler: Callable[[Call], Awaitable[web.StreamResponse]]
     roles: frozenset[Role] = READERS
     local: bool = False
     query: tuple[Query, ...] = ()
@@ -137,6 +153,7 @@ class Room:
     document: bytes = b""
     busy: int = 0
     waiting: int = 0
+    streams: int = 0
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from typing import Final
 from aiohttp import http_exceptions, web
 
 KEEPALIVE_SECONDS: Final = 75.0
+SHUTDOWN_SECONDS: Final = 1.0  # calls that wait, and streams, are cut off then
 UNREAD_MS: Final = 30_000
 CONNECTIONS_MAX: Final = 4096
 DESCRIPTORS_SPARED: Final = 256
@@ -53,7 +54,8 @@ async def start(
 
     app.on_shutdown.append(stop)
     runner = web.AppRunner(
-        app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, handle_signals=False, logger=_log)
+        app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, handle_signals=False, logger=_log,
+        shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     for sock in sockets:
         listening.append(await _listen(runner, sock, None if sock in plain else tls))

@@ -15,11 +15,11 @@ from importlib import import_module
 import typer
 
 VERBS = {
-    "serve": "daemon:serve", "check": "daemon:check", "status": "daemon:status", "reload": "daemon:reload",
-    "drain": "daemon:drain", "version": "daemon:version", "explain": "explain:explain", "query": "query:query",
-    "apply": "apply:apply", "sites": "fleet:sites", "services": "fleet:services", "endpoints": "fleet:endpoints",
-    "leases": "fleet:leases", "overrides": "fleet:overrides", "token": "fleet:tokens", "data": "data:app",
-    "cookies": "cookies:app",
+    "serve": "daemon:serve", "check": "daemon:check", "reload": "daemon:reload", "drain": "daemon:drain",
+    "version": "daemon:version", "status": "survey:status", "events": "survey:events", "explain": "explain:explain",
+    "query": "query:query", "apply": "apply:apply", "sites": "fleet:sites", "services": "fleet:services",
+    "endpoints": "fleet:endpoints", "leases": "fleet:leases", "overrides": "fleet:overrides", "token": "fleet:tokens",
+    "data": "data:app", "cookies": "cookies:app",
 }  # verb -> where in dnsd.cli: a command, or an app of commands
 
 

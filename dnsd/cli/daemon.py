@@ -1,4 +1,4 @@
-"""The verbs on a node as a whole: serve, check, status, reload, drain, version.
+"""The verbs on a node as a whole: serve, check, reload, drain, version.
 
 Lives here: what each does and prints. Does not live here: the doing (`supervisor`, `config`, `control.zones`, the API).
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dnsd import __version__, disk, model
-from dnsd.cli.display import pairs, show
+from dnsd.cli.display import show
 from dnsd.cli.failure import Exit, Failure
 from dnsd.cli.options import Session, command
 
@@ -45,21 +45,6 @@ def check(session: Session) -> None:
     zones = [zone.name for zone in config.zones]
     text = f"{session.config_path}: good; zones: {', '.join(zones) or 'none'}"
     show({"settings": str(session.config_path), "zones": zones}, as_json=session.as_json, human=lambda _: text)
-
-
-@command
-def status(
-    session: Session,
-    wait: Annotated[float, typer.Option(help="wait up to so many seconds until the node is ready")] = 0.0,
-    version: Annotated[int, typer.Option(help="wait until every worker serves at least this version")] = 0,
-) -> None:
-    """Where the node stands: versions, workers, store, maps."""
-    if wait > 0:
-        session.admin().wait_ready(wait)
-    admin = session.admin()  # not before: at its first start the daemon makes the token meanwhile
-    if version and not admin.wait_version(version, max(wait, 1.0)):
-        raise Failure(Exit.FAILED, f"version {version} is not on every worker")
-    show(admin.call("GET", "/v1/status").body, as_json=session.as_json, human=pairs)
 
 
 @command

@@ -40,6 +40,7 @@ from dnsd.control.maps import Maps, opened
 from dnsd.control.publish import Publisher
 from dnsd.control.secondaries import Secondaries, ZoneSettings
 from dnsd.control.state import Fleet
+from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture, CaptureSettings, outlets
 from dnsd.control.transfer import Allowed
 from dnsd.control.tsig import Keys, KeySettings
@@ -183,6 +184,7 @@ class Process:
         self.builder.memories = self.views.memories
         self.judge = self.views.health = self.control.judge = Judge(
             self.fleet, self.health, self.votes, self.builder, self.publisher, self.clock)
+        self.control.survey = Survey(self.views, self.judge, self.health, self.publisher)
         self.judge.follows = lambda: self.intake.epoch
 
     async def run(self) -> int:
@@ -199,7 +201,7 @@ class Process:
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
             self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run, self.votes.run,
-            self.builder.run, self.judge.run]
+            self.builder.run, self.judge.run, self.control.news.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())

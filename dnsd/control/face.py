@@ -23,8 +23,10 @@ from dnsd.control.intake import Intake
 from dnsd.control.judge import Judge
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
+from dnsd.control.news import News
 from dnsd.control.publish import Publisher
 from dnsd.control.secondaries import Secondaries
+from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture
 from dnsd.control.views import Views
 from dnsd.control.watching import Watching
@@ -55,6 +57,9 @@ class Control:
         self.secondaries: Secondaries | None = None
         self.watching: Watching | None = None
         self.judge: Judge | None = None
+        self.survey: Survey | None = None
+        self.news = News(clock, self.conditions)
+        views.tell = self.news.resolved
         self.desk: Callable[[], dict[str, Any]] = dict  # what has been asked of it
         self.ecs_from: Prefixes | None = None  # whose client subnets are believed; None: everybody's
         self.draining = False
@@ -96,7 +101,7 @@ class Control:
         for feed in self.feeds.feeds:
             if feed.behind or feed.closed:
                 yield f"worker {feed.slot} does not take changes"
-        for part in (self.secondaries, self.watching):
+        for part in (self.secondaries, self.watching, self.judge):
             if part is not None:
                 yield from part.conditions()
         for outlet in self._captures().values():
@@ -140,6 +145,10 @@ class Control:
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
         return self.explainer.explain(name, type, client, ecs)
+
+    def stands(self, service: str) -> dict[str, Any] | None:
+        """How each endpoint of a service stands; None when there is no such service."""
+        return self.survey.of(service, self.clock.unix_ms()) if self.survey is not None else None
 
     def misplaced(self, service: Service) -> str:
         """Why this service cannot stand at its name in the zones served here; empty when it can."""

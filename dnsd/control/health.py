@@ -24,7 +24,6 @@ from dnsd.control.publish import Publisher
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.control.targets import Way
-from dnsd.dns import types
 from dnsd.registry import checks
 from dnsd.steer import health
 from dnsd.steer.health import Cell, Rules, State

@@ -12,6 +12,7 @@ live here: own measurements (`control.health`), deciding for all (`control.build
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -29,9 +30,12 @@ from dnsd.steer import quorum
 from dnsd.steer.health import State
 from dnsd.steer.quorum import Sight
 
+_log = logging.getLogger("dnsd.control")
 LOOK_S: Final = 0.1
 BLIND_S: Final = 0.3
 BLIND_SHARE: Final = 20
+STARTS_S: Final = 5.0
+"""So long after its start a node that is alone is no news."""
 BREATH: Final = 100
 NOBODY_S: Final = 2.5
 """How long nobody may build before nodes judge by themselves: another takes over within two seconds."""
@@ -49,6 +53,7 @@ class Judge:
         self.together = False
         self._cells: dict[str, tuple[Verdict, dict[str, Judged]]] = {}
         self._last: dict[str, dict[tuple[str, int], Measured]] = {}
+        self._began_s = clock.monotonic()
         self._nobody_s = float("-inf")
         self._blind_s = float("-inf")
         own.changed = self._found
@@ -183,6 +188,7 @@ class Judge:
         if self.clock.monotonic() >= self._blind_s:
             self._doubt_eyes()
         if before != (self.together, self._frozen):
+            _log.info("health is judged %s", "together" if self.together else "by this node alone")
             await self._compare()
 
     def _doubt_eyes(self) -> None:
@@ -222,6 +228,15 @@ class Judge:
             "together": self.together, "blind": self.votes.blind,
             "builder": presence.builder if presence is not None and not self.votes.alone else "",
             "decided": self.builder.decided, "verdicts": len(self.fleet.verdicts), "nodes": self.votes.described()}
+
+    def conditions(self) -> Iterator[str]:
+        """What somebody should look at."""
+        if self.own.schedule is None:
+            return
+        if self.votes.blind:
+            yield "this node seems to be cut off: most of what is up fails for it, so it has no vote"
+        if not self.together and self.clock.monotonic() - self._began_s > STARTS_S and self.own.watches:
+            yield "health is judged by this node alone"
 
     def vantages(self, service: str, id_: str, type_: int) -> dict[str, Any]:
         """What holds of an address, and what each node says of it."""

@@ -55,6 +55,7 @@ class Views:
         self.fleet = fleet
         self.map_of = map_of
         self.health: Measuring | None = None
+        self.tell: Callable[[str, Resolved | None, Resolved | None], None] = lambda *_: None  # of what changed
         self._due: dict[str, int] = {}  # services that time alone will change: when (unix ms)
         self.resolved: dict[str, Resolved] = {}
         self.memories: dict[str, Memory] = {}
@@ -68,8 +69,10 @@ class Views:
         found: dict[str, ServiceView | None] = {}
         for name in names:
             if name not in self.fleet.services:
-                if self.resolved.pop(name, None) is not None:
+                before = self.resolved.pop(name, None)
+                if before is not None:
                     found[name] = None
+                    self.tell(name, before, None)
                 self._stored.pop(name, None)
                 self._due.pop(name, None)
                 self._remember(name, {})
@@ -79,8 +82,10 @@ class Views:
             if self.health is not None:
                 self.health.renew(name)
             memory = self.memories.get(name, {})
+            before = self.resolved.get(name)
             now = self.resolved[name] = resolve.resolve(
                 self.fleet, name, memory, now_ms, self.map_of(name), self._health(name))
+            self.tell(name, before, now)
             if now.due_ms and not (self.health is not None and self.health.decided(name)):
                 self._due[name] = now.due_ms
             else:

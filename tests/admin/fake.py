@@ -11,6 +11,8 @@ from typing import Any
 
 from dnsd import metrics
 from dnsd.admin import auth
+from dnsd.control.clock import Clock
+from dnsd.control.news import News
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
 from dnsd.registry.fields import Model
@@ -198,6 +200,7 @@ class FakeControl:
         self.served = 10
         self.no_place: dict[str, str] = {}
         self.waited: list[tuple[int, float]] = []
+        self.news = News(Clock(), lambda: self.unmet)
 
     def status(self) -> dict[str, Any]:
         return {
@@ -216,6 +219,10 @@ class FakeControl:
         if type == "BOGUS":
             raise ValueError("no such type")
         return {"name": name, "type": type, "client": client, "subnet": ecs}
+
+    def stands(self, service: str) -> dict[str, Any] | None:
+        there = service in self.registry.objects[Kind.SERVICE]
+        return {"service": service, "endpoints": []} if there else None
 
     def misplaced(self, service: Service) -> str:
         return self.no_place.get(service.name, "")

@@ -48,6 +48,8 @@ CALLS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "apply": ("/v1/apply", {"services": [{"name": "other.a.example"}]}, {}),
     "explain": ("/v1/explain?name=api.a.example", None, {}),
     "status": ("/v1/status", None, {}),
+    "stands": ("/v1/services/api.a.example/health", None, {}),
+    "events": ("/v1/events", None, {}),
     "audit": ("/v1/audit", None, {}),
     "reload": ("/v1/reload", None, {}),
     "openapi": ("/v1/openapi.json", None, {}),
@@ -60,9 +62,9 @@ READS = {f"{verb}_{what}" for verb, whats in (
     ("get", ("site", "service", "endpoint", "override", "lease"))) for what in whats}
 FLEET = {f"{verb}_{what}" for verb in ("put", "delete") for what in ("site", "service", "endpoint", "override")}
 LEASES = {"acquire_lease", "renew_leases", "renew_lease", "release_lease"}
-BOTH = {"explain", "status"}
+BOTH = {"explain", "status", "stands"}
 TOKEN_ROUTES = {"list_tokens", "get_token", "put_token", "delete_token"}
-EVERYBODY = {"put_site", "delete_site", "delete_override", "audit", "reload"}  # reach beyond any narrowing
+EVERYBODY = {"put_site", "delete_site", "delete_override", "audit", "events", "reload"}  # reach beyond any narrowing
 ALLOWED = {
     "root": set(CALLS),
     "ops": set(CALLS) - TOKEN_ROUTES,
@@ -72,9 +74,9 @@ ALLOWED = {
         "put_override", "renew_lease", "release_lease"},
     "agent-a": LEASES | BOTH | {"list_sites", "get_site", "list_leases", "get_lease"},
     "agent-b": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {
-        "acquire_lease", "renew_lease", "release_lease", "explain"},
+        "acquire_lease", "renew_lease", "release_lease", "explain", "stands"},
     "agent-free": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {"renew_lease", "release_lease"},
-    "reader": READS | BOTH | {"audit"},
+    "reader": READS | BOTH | {"audit", "events"},
     "reader-a": READS | BOTH,
 }
 

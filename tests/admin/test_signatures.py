@@ -12,7 +12,7 @@ from dnsd.control import face
 from dnsd.registry.store import Registry
 from tests.admin.fake import FakeControl, FakeRegistry
 
-FACE = ("status", "ready", "wait_version", "explain", "misplaced", "reload")
+FACE = ("status", "ready", "wait_version", "explain", "misplaced", "stands", "reload")
 REGISTRY = ("load", "get", "list", "put", "delete", "apply", "acquire", "renew", "release", "audit")
 
 
@@ -35,4 +35,4 @@ def test_the_fake_registry_is_called_as_the_real_one(name: str) -> None:
 
 def test_nothing_else_is_declared() -> None:
     assert {name for name in vars(Control) if not name.startswith("_")} == set(FACE)
-    assert set(Control.__annotations__) == {"registry", "stats"}
+    assert set(Control.__annotations__) == {"registry", "stats", "news"}

@@ -68,6 +68,12 @@ class Rig:
         for name in touched.services if touched is not None else ():
             self.health.renew(name)
 
+    def result(self, id_: str) -> str:
+        """The last result of an endpoint's IPv4 address, as people are told it."""
+        told = self.health.told(SERVICE, id_, 1)
+        assert told is not None
+        return str(told["result"])
+
     def see(self, id_: str, results: str, type_: int = 1, name: str = SERVICE) -> None:
         target = self.health._targets[name][id_, type_]
         for one in results:
@@ -213,9 +219,9 @@ def test_what_is_our_own_fault_says_nothing_of_a_target() -> None:
     [target] = rig.health._targets[SERVICE].values()
     rig.last[target] = Outcome(False, Reason.NO_ROUTE)  # the schedule tells no verdict of it
     assert rig.state("two").state is State.UNKNOWN
-    assert result(rig) == "no route from here"
+    assert rig.result("two") == "no route from here"
     rig.refused = "private use"
-    assert result(rig) == "not probed: private use"
+    assert rig.result("two") == "not probed: private use"
     rig.health.took(Target(target.check, b"\1\2\3\4"), BAD, NOW)  # one that nobody wants any more
     assert rig.marked == []
 
