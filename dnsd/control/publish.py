@@ -36,6 +36,9 @@ COALESCE_S: Final = 0.05
 REWRITE_S: Final = 5.0
 REWRITE_SHARE: Final = 20  # a rewrite may take at most this part of the time between two
 RETRY_S: Final = 1.0
+BREATH: Final = 64
+"""Services resolved before others get a turn."""
+
 MEND_S: Final = 1.0
 COLUMNS: Final = "map columns"
 _log = logging.getLogger("dnsd.control")
@@ -145,7 +148,7 @@ class Publisher:
             return True
         batch, self._batch = self._batch, Batch()
         try:
-            changed = self.views.refresh(batch.services, self.clock.unix_ms())
+            changed = await self._refreshed(batch)
             if self.live.restructures(changed) or (self.serials is not None and self.serials.touched(changed)):
                 self._structure.add("services")
             whole = self.live.image is None or (self._structure and self.clock.monotonic() >= self._whole_s)
@@ -156,6 +159,23 @@ class Publisher:
         finally:
             self._last_s = self.clock.monotonic()
         return not self._structure
+
+    async def _refreshed(self, batch: Batch) -> dict[str, ServiceView | None]:
+        """The views of what changed, with turns for others in between.
+
+        What changes meanwhile is taken along: the version that is published afterwards says that it is in.
+        """
+        changed: dict[str, ServiceView | None] = {}
+        waiting = list(batch.services)
+        while waiting:
+            changed |= self.views.refresh(waiting[:BREATH], self.clock.unix_ms())
+            waiting = waiting[BREATH:]
+            if waiting:
+                await asyncio.sleep(0)
+                new, self._batch.services = self._batch.services, set()
+                batch.services |= new
+                waiting += new
+        return changed
 
     def _delta(self, batch: Batch, changed: Changed) -> bool:
         """Maps first, for records refer to them. False: only a whole image can say this."""

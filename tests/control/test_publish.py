@@ -549,3 +549,30 @@ async def test_a_zone_that_does_not_answer_its_soa_is_not_published(make: Make) 
     rig.publisher.mark(structure="zones")
     assert not await rig.publisher.publish()
     assert rig.workers[0].ask(SERVICE) == (0, [ADDRESS1])
+
+
+async def test_what_changes_while_much_is_resolved_is_in_the_version_that_says_so(make: Make) -> None:
+    """Others get turns while ten thousand services are resolved: a version that they bring must not go out without."""
+    count = 3 * publish.BREATH
+    many = [service(f"s{i}.example.com") for i in range(count)]
+    rig = await make(*many, *(endpoint("e", "192.0.2.1", service=s.name) for s in many))
+    rig.put(*(endpoint("e", "192.0.2.3", service=s.name) for s in many))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while turns < 2:
+            await asyncio.sleep(0)
+            turns += 1
+            rig.put(endpoint("e", f"192.0.2.{10 + turns}", service=f"s{turns}.example.com"))
+
+    task = asyncio.create_task(others())
+    await rig.publish()
+    await task
+    assert turns == 2
+    for worker in rig.workers:
+        assert worker.stamp is not None
+        assert worker.stamp.version == rig.fleet.version
+        assert worker.ask("s0.example.com") == (0, [b"\xc0\0\x02\x03"])
+        assert worker.ask("s1.example.com") == (0, [b"\xc0\0\x02\x0b"])
+        assert worker.ask("s2.example.com") == (0, [b"\xc0\0\x02\x0c"])
