@@ -91,6 +91,17 @@ def test_what_dies_is_left_out_by_all_and_each_is_told_why(fleet: Fleet) -> None
     assert len({fleet.health(node)["builder"] for node in fleet.nodes}) == 1
     fleet.service.how[HERE] = "500"
     fleet.agree(THERE)
+    for node in fleet.nodes:
+        told = node.api("GET", f"/v1/services/{NAME}/health", token=fleet.nodes[0].token).body
+        assert (told["judged"], told["ttl"]) == ("together", 8)
+        here, there = told["endpoints"]
+        assert (here["answered"], there["answered"]) == ([], ["A"])
+        [address] = here["addresses"]
+        assert (address["state"], address["why"], address["own"]["state"]) == ("down", "status", "down")
+        assert {node: said["state"] for node, said in address["vantages"].items()} == dict.fromkeys(NAMES, "down")
+        happened = node.api("GET", "/v1/events", token=fleet.nodes[0].token).body["items"]
+        assert {"endpoint": "here", "answered": [], "was": ["A"], "why": "IPv4 down: status"}.items() <= next(
+            one for one in happened if one["what"] == "endpoint" and one["endpoint"] == "here").items()
     fleet.service.how[HERE] = "ok"
     fleet.agree(HERE)
 
