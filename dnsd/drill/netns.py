@@ -1,6 +1,6 @@
 """Network namespaces without tools and, where the kernel allows it, without root; and a command that runs inside one.
 
-Lives here: the system calls, a TUN device, addresses, `python -m dnsd.drill.netns USER NET -- COMMAND`. Does not live
+Lives here: the system calls, a TUN device, addresses, `python netns.py USER NET -- COMMAND`. Does not live
 here: what goes between namespaces (`relay`), who makes how many (`network`).
 
 Nothing gets a name: a namespace is there while a process or a descriptor holds it, so there is nothing to leave behind.

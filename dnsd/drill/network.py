@@ -10,15 +10,22 @@ process of its own. A command gets one, by the words of `inside` in front of it.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from ipaddress import IPv4Network
 from itertools import product
+from pathlib import Path
 from typing import Any, Final, Self
 
+import dnsd
+from dnsd.drill import netns
+
 PATIENCE_S: Final = 20.0
+WHERE: Final = {"PYTHONPATH": str(Path(dnsd.__file__).parent.parent)}
+"""In the environment of a Python process of our own: the dnsd that this one is."""
 
 
 class UnavailableError(Exception):
@@ -41,7 +48,7 @@ class Network:
         with theirs:
             self._relay = subprocess.Popen(
                 [sys.executable, "-m", "dnsd.drill.relay", json.dumps(settings)], pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL, start_new_session=True)
+                stdin=subprocess.DEVNULL, start_new_session=True, env=os.environ | WHERE)
         try:
             self._made = self._answer()
         except BaseException:
@@ -99,7 +106,7 @@ class Network:
         of = f"/proc/{self._relay.pid}"
         user = f"{of}/ns/user" if self._made["user"] else "-"
         held = self._made["held"][self._number[host]]
-        return [sys.executable, "-m", "dnsd.drill.netns", user, f"{of}/fd/{held}", "--"]
+        return [sys.executable, "-P", netns.__file__, user, f"{of}/fd/{held}", "--"]
 
     def _order(self, what: str, **more: Any) -> dict[str, Any]:
         self._send(what, **more)
