@@ -31,6 +31,7 @@ _STATUS: Final = (
     ("dnsd_image_node_seq", "gauge", "node_seq", "The node's own change of the image that was published last"),
     ("dnsd_control_uptime_seconds", "gauge", "uptime_s", "How long the control process has been there"),
     ("dnsd_registry_up", "gauge", "registry.up", "1 while the registry answers"),
+    ("dnsd_registry_held", "gauge", "registry.is_held", "1 while what the registry offers is not taken"),
     ("dnsd_registry_version", "gauge", "registry.version", "Registry version this node has read"),
     ("dnsd_registry_corrupt_values", "gauge", "registry.corrupt", "Values of the store that cannot be read"),
     ("dnsd_registry_events_total", "counter", "registry.events", "Events read from the registry"),
@@ -43,6 +44,7 @@ _STATUS: Final = (
     ("dnsd_services_last_good", "gauge", "fleet.last_good", "Services that answer last good addresses"),
     ("dnsd_services_left_out", "gauge", "fleet.left_out", "Services that are not served, as they conflict with a zone"),
     ("dnsd_services_refused", "gauge", "fleet.refused", "Services whose change the self-check refused"),
+    ("dnsd_leases_held", "gauge", "leases.held", "Leases that ended all at once and are held"),
     ("dnsd_leases_expired_total", "counter", "leases.expired", "Leases this node's clock has ended"),
     ("dnsd_lease_shifted_seconds_total", "counter", "leases.shifted_ms", "Time that did not count against leases"),
     ("dnsd_lease_ticks_failed_total", "counter", "leases.ticks_failed", "Steps of the lease clock the registry missed"),
@@ -62,6 +64,10 @@ _STATUS: Final = (
     ("dnsd_health_unknown", "gauge", "health.unknown", "Probed addresses without a result yet"),
     ("dnsd_health_held", "gauge", "health.held", "Services with endpoints that are down and answered all the same"),
     ("dnsd_health_panic", "gauge", "health.panic", "Services whose health is ignored, for too little is up"),
+    ("dnsd_health_together", "gauge", "health.together", "1 while the nodes judge together, 0 while this one is alone"),
+    ("dnsd_health_blind", "gauge", "health.blind", "1 while this node seems to be cut off and has no vote"),
+    ("dnsd_health_nodes", "gauge", "health.nodes", "Nodes that are there to judge, this one among them"),
+    ("dnsd_health_verdicts_total", "counter", "health.decided", "Verdicts on services that this node has written"),
     ("dnsd_health_stretched_ratio", "gauge", "health.stretched", "By how much the node's rate lengthens all intervals"),
     ("dnsd_probes_total", "counter", "health.probes", "Probes that ended with a verdict"),
     ("dnsd_health_changes_total", "counter", "health.changes", "Changes of an address's state"),
@@ -137,7 +143,7 @@ def _node(ready: bool, details: Mapping[str, Any], status: Mapping[str, Any]) ->
         value: Any = status
         for step in path.split("."):
             value = value.get(step) if isinstance(value, Mapping) else None
-        if isinstance(value, list):
+        if isinstance(value, list | Mapping):
             value = len(value)
         elif name.endswith("_seconds_total") and value is not None:
             value = value / 1000

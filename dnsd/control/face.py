@@ -116,7 +116,8 @@ class Control:
             "node": self.node, "ready": ready, **stamp._asdict(),
             "uptime_s": round(self.clock.monotonic() - self._started, 1),
             "registry": {
-                "up": intake.connected, "held": intake.held or None, "stale_for": details["stale_for"],
+                "up": intake.connected, "held": intake.held or None, "is_held": bool(intake.held),
+                "stale_for": details["stale_for"],
                 "version": fleet.version, "events": intake.events, "loads": intake.loads, "corrupt": intake.corrupt},
             "workers": [self._worker(slot) for slot in range(len(self.feeds.feeds))],
             "fleet": {
