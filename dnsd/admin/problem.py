@@ -74,7 +74,10 @@ def of_validation(error: ValidationError, sent: Any, prefix: str = "") -> Proble
     """Every fault of a body; `sent` is the body as parsed, `prefix` the pointer of the part that was validated."""
     faults: dict[str, list[str]] = {}
     for detail in error.errors(include_url=False, include_context=True, include_input=False):
-        messages = faults.setdefault(prefix + pointer(detail["loc"], sent), [])
+        place, value = _located(detail, sent)
+        if isinstance(value, dict) and detail["type"] == "literal_error":
+            continue  # an object is no word: what is wrong with the object is said beside
+        messages = faults.setdefault(prefix + place, [])
         text = message(detail)
         if text not in messages:
             messages.append(text)
@@ -86,19 +89,19 @@ def invalid(faults: Iterable[Fault]) -> Problem:
     return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid", "the request is well formed but wrong", faults=faults)
 
 
-def pointer(loc: tuple[int | str, ...], sent: Any) -> str:
-    """RFC 6901 pointer for a pydantic location."""
+def _located(detail: ErrorDetails, sent: Any) -> tuple[str, Any]:
+    """RFC 6901 pointer for a pydantic location, and what was sent there."""
     steps: list[str] = []
-    here = sent
-    for at, step in enumerate(loc):
+    here, last = sent, len(detail["loc"]) - 1
+    for at, step in enumerate(detail["loc"]):
         if isinstance(here, dict) and step in here:
             here = here[step]
         elif isinstance(here, list) and isinstance(step, int):
             here = here[step] if step < len(here) else None
-        elif not (isinstance(here, dict) and at == len(loc) - 1) or step == "[key]":
+        elif at < last or detail["type"] != "missing":
             continue
         steps.append(str(step).replace("~", "~0").replace("/", "~1"))
-    return "".join("/" + step for step in steps)
+    return "".join("/" + step for step in steps), here
 
 
 def message(detail: ErrorDetails) -> str:

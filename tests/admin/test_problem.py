@@ -38,6 +38,11 @@ MODELS: tuple[type[BaseModel], ...] = (
     (bodies.Renew, {"fence": 1, "loads": {"s/a": 2, "s/b~c": "x", "s/d": 0.5}}, {"/loads/s~1a", "/loads/s~1b~0c"}),
     (bodies.Fleet, {"sites": [{"id": "a"}], "servces": []},
      {"/sites/0/latitude", "/sites/0/longitude", "/sites/0/country", "/sites/0/region", "/servces"}),
+    (Service, {"name": "a.b", "check": {"kind": "tcp"}}, {"/check"}),
+    (Service, {"name": "a.b", "check": {"kind": "tcp", "port": 0, "x": 1}}, {"/check/port", "/check/x"}),
+    (Service, {"name": "a.b", "check": {}}, {"/check/kind"}),
+    (Service, {"name": "a.b", "check": "nope"}, {"/check"}),
+    (Service, {"name": "a.b", "check": {"kind": "http", "address": "0.0.0.0"}}, {"/check/address"}),
     (Site, [1], {""}),
     (Site, "text", {""}),
 ])
@@ -185,3 +190,9 @@ async def test_a_request_id_that_could_forge_a_log_line_is_replaced(api: Api) ->
     reply = await api.call("GET", "/healthz", "", X_Request_Id="a b")
     assert len(reply.headers["X-Request-Id"]) == 16
     assert reply.headers["Cache-Control"] == "no-store"
+
+
+def test_an_object_that_is_wrong_is_not_told_that_it_is_no_word() -> None:
+    with pytest.raises(problem.Problem) as caught:
+        problem.parse(Service, b'{"name": "a.b", "check": {"kind": "tcp"}}')
+    assert [fault.message for fault in caught.value.faults] == ["a check of kind tcp needs a port"]
