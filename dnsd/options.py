@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from dnsd import disk
@@ -185,8 +185,10 @@ class KeyOptions(Section):
 
     @model_validator(mode="after")
     def _readable(self) -> KeyOptions:
-        if (self.secret is None) == (self.secret_file is None):
+        if self.secret is None and self.secret_file is None:
             raise ValueError("either secret or secret_file must be given")
+        if self.secret is not None and self.secret_file is not None:
+            raise ValueError("secret and secret_file are both given: which one is meant?")
         if len(self.octets()) < 16:
             raise ValueError("the secret is shorter than 16 octets")
         return self
@@ -249,6 +251,12 @@ def _once(named: tuple[_Named, ...]) -> tuple[_Named, ...]:
     return named
 
 
+def _some(value: object) -> object:
+    if value == "":
+        raise ValueError("empty: the working directory is no place that stays the same")
+    return value
+
+
 class Config(BaseSettings):
     """All options. `load` makes one; `docs/config.md` shows them."""
 
@@ -259,7 +267,7 @@ class Config(BaseSettings):
     node: str = Field(
         default_factory=_host_name, pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$",
         description="this node's name in NSID, status and metrics; left out: the host's")
-    state: Path = Field(
+    state: Annotated[Path, BeforeValidator(_some)] = Field(
         default=Path("/var/lib/dnsd"), description="folder of everything the node keeps; one daemon at a time")
     workers: int = Field(default=0, ge=0, le=256, description="processes that answer; 0: as many as there are cores")
     listen: Listen = Field(

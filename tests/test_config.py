@@ -113,6 +113,9 @@ def test_variables_beat_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ('[[zones]]\nname = "a"\nfile = "a"\ntransfer = ["::ffff:10.0.0.1"]', [
         ("dnsd.toml:4", "zones[0].transfer: ::ffff:10.0.0.1: no client is seen under such an address")]),
     ('[[keys]]\nname = "k"', [("dnsd.toml:1", "keys[0]: either secret or secret_file must be given")]),
+    ('[[keys]]\nname = "k"\nsecret = "YWJj"\nsecret_file = "x"', [
+        ("dnsd.toml:1", "keys[0]: secret and secret_file are both given")]),
+    ('state = ""', [("dnsd.toml:1", "state: empty: the working directory")]),
     ('[[keys]]\nname = "k"\nsecret = "!!"', [("dnsd.toml:1", "keys[0]: the secret cannot be read")]),
     ('[[keys]]\nname = "k"\nsecret = "YWJj"', [("dnsd.toml:1", "keys[0]: the secret is shorter than 16 octets")]),
     ('[[keys]]\nname = "k"\nsecret_file = "nowhere"', [("dnsd.toml:1", "keys[0]: the secret cannot be read")]),

@@ -116,7 +116,8 @@ class Notifier:
         message = made(content, target.key)
         async with self._places:
             try:
-                await asyncio.wait_for(_exchange(target, message), ANSWER_S)
+                async with asyncio.timeout(ANSWER_S):  # wait_for may swallow a cancellation (CPython before 3.12)
+                    await _exchange(target, message)
             except TimeoutError:
                 target.error = "no answer"
             except (OSError, ValueError) as error:
