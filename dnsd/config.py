@@ -142,7 +142,7 @@ def _based(model: type[BaseModel], raw: dict[str, Any], base: Path) -> dict[str,
             value = _based(inner, value, base)
         elif inner and isinstance(value, list):
             value = [_based(inner, each, base) if isinstance(each, dict) else each for each in value]
-        elif field and Path in (field.annotation, *get_args(field.annotation)) and isinstance(value, str):
+        elif field and Path in (field.annotation, *get_args(field.annotation)) and isinstance(value, str) and value:
             value = base / value
         done[name] = value
     return done
