@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dnsd.registry.fields import Id, Model
 from dnsd.registry.models import Endpoint, Override, Renewal, Role, Service, Site
+from dnsd.registry.reports import ITEMS, OwnReport, UserReport
 from dnsd.registry.values import Durability
 
 Key = Annotated[str, Field(max_length=400)]
@@ -56,12 +57,19 @@ class Renew(Model):
 
     fence: int = Field(ge=1)
     loads: dict[Key, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict, max_length=1000)
+    reports: dict[Key, OwnReport] = Field(default_factory=dict, max_length=ITEMS)
 
 
 class RenewBatch(Model):
     """Many leases' heartbeats; each is decided by itself."""
 
     renewals: tuple[Renewal, ...] = Field(min_length=1, max_length=1000)
+
+
+class Reports(Model):
+    """What a user of services saw of their endpoints since its last report."""
+
+    reports: tuple[UserReport, ...] = Field(min_length=1, max_length=ITEMS)
 
 
 class Gone(Model):
@@ -148,6 +156,13 @@ class RenewedBatch(Answer):
     """One `Renewed` for each renewal, in their order."""
 
     renewed: list[Renewed]
+
+
+class Reported(Answer):
+    """How many reports were taken, and of which endpoints none was, because they are not registered."""
+
+    taken: int
+    unknown: list[str]
 
 
 class Step(Answer):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Protocol
@@ -25,8 +25,9 @@ from dnsd.admin.exposition import Meter
 from dnsd.admin.idempotency import Memory
 from dnsd.admin.owners import Owners
 from dnsd.admin.problem import Problem, invalid
+from dnsd.control.reports import Told
 from dnsd.model import Fault
-from dnsd.registry.models import Role, Service
+from dnsd.registry.models import Endpoint, Role, Service
 from dnsd.registry.store import Registry
 
 BODY_SECONDS: Final = 10.0
@@ -74,6 +75,15 @@ class Control(Protocol):
 
     def stands(self, service: str) -> dict[str, Any] | None:
         """How each endpoint of a service stands; None when there is no such service."""
+
+    def endpoint(self, key: str) -> Endpoint | None:
+        """An endpoint by `service/id`, as this node knows it."""
+
+    def report(self, reporter: str, told: Sequence[Told]) -> bool:
+        """Takes reports of endpoints' health; false: more than this reporter may send now, none was taken."""
+
+    def registered(self, keys: Iterable[str]) -> None:
+        """These endpoints were registered anew."""
 
     async def reload(self) -> list[Fault]:
         """Read the zone files again; faults leave what was served."""

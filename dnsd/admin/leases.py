@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from dnsd.admin import bodies, objects, problem
+from dnsd.admin import bodies, objects, problem, reports
 from dnsd.admin.auth import Caller, forbidden
 from dnsd.admin.call import ALL, HOLDERS, Call, Query, Route, answer
 from dnsd.admin.problem import Problem
@@ -44,6 +44,7 @@ async def _acquire(call: Call, body: bytes) -> web.Response:
     granted = await call.registry.acquire(request, actor=caller.actor, token_id=caller.id, take_over=take_over)
     lease = granted.lease
     call.room.owners.learn(lease.id, caller.id)
+    call.control.registered(lease.endpoints)
     members = {
         "id": lease.id, "holder": lease.holder, "fence": lease.fence, "ttl": lease.ttl, "endpoints": lease.endpoints,
         "version": granted.version, "durability": granted.durability,
@@ -55,7 +56,7 @@ async def renew(call: Call) -> web.Response:
     """One heartbeat: 404 when there is no such lease (acquire again), 409 when another instance holds it now."""
     lease_id = call.match["id"]
     body = problem.parse(bodies.Renew, await call.body())
-    renewal = Renewal(id=lease_id, fence=body.fence, loads=body.loads)
+    renewal = Renewal(id=lease_id, fence=body.fence, loads=body.loads, reports=body.reports)
     renewed, = await _renew(call, [renewal])
     if renewed["problem"] == "forbidden":
         raise forbidden("not this token's lease")
@@ -74,6 +75,7 @@ async def renew_many(call: Call) -> web.Response:
 
 
 async def _renew(call: Call, renewals: Sequence[Renewal]) -> list[dict[str, Any]]:
+    renewals = [reports.loaded(renewal) for renewal in renewals]
     refused = await _not_own(call, {renewal.id for renewal in renewals})
     done = await call.registry.renew([r for r in renewals if r.id not in refused], actor=call.caller.actor)
     results = iter(done)
@@ -84,6 +86,7 @@ async def _renew(call: Call, renewals: Sequence[Renewal]) -> list[dict[str, Any]
         if result.problem == "unknown":
             call.room.owners.forget(renewal.id)
         out.append({**result._asdict(), "problem": problem_name or result.problem})
+    reports.renewed(call.control, call.caller.id, renewals, out)
     return out
 
 

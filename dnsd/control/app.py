@@ -38,6 +38,7 @@ from dnsd.control.judge import Judge
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps, opened
 from dnsd.control.publish import Publisher
+from dnsd.control.reports import Reports
 from dnsd.control.secondaries import Secondaries, ZoneSettings
 from dnsd.control.state import Fleet
 from dnsd.control.survey import Survey
@@ -186,6 +187,11 @@ class Process:
             self.fleet, self.health, self.votes, self.builder, self.publisher, self.clock)
         self.control.survey = Survey(self.views, self.judge, self.health, self.publisher)
         self.judge.follows = lambda: self.intake.epoch
+        self.reports = self.control.reports = Reports(
+            self.fleet, node=settings.node, tell=self.registry.sightings.tell, clock=self.clock)
+        self.reports.changed = self.judge.advised
+        self.votes.reported = self.reports.heard
+        self.builder.advisers.append(self.reports)
 
     async def run(self) -> int:
         """Start, keep running, leave; the exit code."""
@@ -201,7 +207,7 @@ class Process:
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
             self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run, self.votes.run,
-            self.builder.run, self.judge.run, self.control.news.run]
+            self.builder.run, self.judge.run, self.reports.run, self.control.news.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())

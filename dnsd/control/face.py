@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
 from dnsd.control.news import News
 from dnsd.control.publish import Publisher
+from dnsd.control.reports import Reports, Told
 from dnsd.control.secondaries import Secondaries
 from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture
@@ -34,7 +35,7 @@ from dnsd.control.zones import Zones, conflicts, misplaced
 from dnsd.dns import names
 from dnsd.dns.prefixes import Prefixes
 from dnsd.model import Fault
-from dnsd.registry.models import Service
+from dnsd.registry.models import Endpoint, Service
 from dnsd.registry.store import Registry
 
 RELOAD_S: Final = 10.0
@@ -57,6 +58,7 @@ class Control:
         self.secondaries: Secondaries | None = None
         self.watching: Watching | None = None
         self.judge: Judge | None = None
+        self.reports: Reports | None = None
         self.survey: Survey | None = None
         self.news = News(clock, self.conditions)
         views.tell = self.news.resolved
@@ -151,6 +153,19 @@ class Control:
         """How each endpoint of a service stands; None when there is no such service."""
         return self.survey.of(service, self.clock.unix_ms()) if self.survey is not None else None
 
+    def endpoint(self, key: str) -> Endpoint | None:
+        """An endpoint by `service/id`, as this node knows it."""
+        return self.views.fleet.endpoint(key)
+
+    def report(self, reporter: str, told: Sequence[Told]) -> bool:
+        """Takes reports of endpoints' health; false: more than this reporter may send now, none was taken."""
+        return self.reports is None or self.reports.report(reporter, told)
+
+    def registered(self, keys: Iterable[str]) -> None:
+        """These endpoints were registered anew."""
+        if self.reports is not None:
+            self.reports.renewed(keys)
+
     def misplaced(self, service: Service) -> str:
         """Why this service cannot stand at its name in the zones served here; empty when it can."""
         image = self.publisher.live.image
@@ -209,7 +224,8 @@ class Control:
         held = [name for name, one in resolved if any(sifted.held for sifted in one.sifted.values())]
         panic = [name for name, one in resolved if one.view.panic]
         judge = self.judge.described() if self.judge is not None else {}
-        return {**self.watching.described(), **judge, "held": held[:LISTED], "panic": panic[:LISTED]}
+        reports = {"reports": self.reports.described()} if self.reports is not None else {}
+        return {**self.watching.described(), **judge, **reports, "held": held[:LISTED], "panic": panic[:LISTED]}
 
     def _captures(self) -> dict[str, dict[str, Any]]:
         return self.capture.described() if self.capture is not None else {}

@@ -81,7 +81,7 @@ class Judge:
 
     def speaks(self, service: str) -> bool:
         """Whether something besides probes speaks of a service's health."""
-        return self.builder.speaks(service)
+        return service in self.fleet.verdicts if self.together else self.builder.speaks(service)
 
     def removals(self, service: str) -> Removals:
         """What the limits remember of a service."""
@@ -136,6 +136,12 @@ class Judge:
     def _undecided(self, name: str) -> bool:
         service, known = self.fleet.services.get(name), self._judged(name)
         return service is not None and any(place.key not in known for place in self.builder.places(service))
+
+    def advised(self, services: Sequence[str]) -> None:
+        """What speaks of health besides probes says something else of these services."""
+        self.builder.touch(services)
+        if not self.together:
+            self.publisher.mark(services)
 
     def _voted(self, names: Iterable[str]) -> None:
         """Somebody's votes have changed."""

@@ -1,6 +1,7 @@
 """How the health of a service's endpoints is found out, as its operator declares it.
 
-Lives here: `Check` and the ports of its kinds. Does not live here: probing (`watch`), the service (`registry.models`).
+Lives here: `Check` and the ports of its kinds, `Rule`. Does not live here: probing and asking (`watch`), the service
+(`registry.models`).
 """
 
 from __future__ import annotations
@@ -72,4 +73,26 @@ class Check(Model):
             raise ValueError("tls is for grpc; https and tls are kinds")
         if self.text is not None and (self.kind not in ("http", "https") or self.method == "HEAD"):
             raise ValueError("text is looked for in the body of an HTTP GET")
+        return self
+
+
+class Rule(Model):
+    """A query to the Prometheus that this node's settings name, and which values are bad.
+
+    It gives one sample for each endpoint, its id in the label `endpoint`, or one sample for all of them.
+    """
+
+    query: str = Field(min_length=1, max_length=4096, description="PromQL; asked as an instant query")
+    above: float | None = Field(default=None, allow_inf_nan=False, description="bad is what lies above")
+    below: float | None = Field(default=None, allow_inf_nan=False, description="bad is what lies below")
+    percent_below_baseline: float | None = Field(
+        default=None, gt=0, lt=100, description="bad is what lies so far below its own mean of the last ten minutes")
+    for_ms: int = Field(default=15_000, ge=0, le=3_600_000, description="bad, or good again, counts after so long")
+    interval_ms: int = Field(default=5000, ge=1000, le=300_000, description="how often it is asked")
+    then: Literal["down", "degraded"] = Field(default="down", description="what an endpoint with a bad value is")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Rule:
+        if [self.above, self.below, self.percent_below_baseline].count(None) != 2:
+            raise ValueError("one of above, below and percent_below_baseline is declared")
         return self

@@ -24,8 +24,9 @@ from pydantic import (
     model_validator,
 )
 
-from dnsd.registry.checks import Check
+from dnsd.registry.checks import Check, Rule
 from dnsd.registry.fields import LABEL, AddressA, AddressAAAA, Country, Id, Model, Name, Tag
+from dnsd.registry.reports import ITEMS, OwnReport
 
 
 class Kind(StrEnum):
@@ -147,6 +148,7 @@ class Service(Model):
     fallback: Fallback = Fallback()
     https: Https | None = Field(default=None, description="declared, it owns HTTPS too")
     check: Check | Literal["none"] = Field(default="none", description="none: endpoints are up while they are there")
+    rule: Rule | None = Field(default=None, description="a query to Prometheus that speaks of its endpoints' health")
 
     @field_validator("name")
     @classmethod
@@ -230,6 +232,8 @@ class Renewal(Model):
     id: str
     fence: int
     loads: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    reports: dict[str, OwnReport] = Field(
+        default_factory=dict, max_length=ITEMS, description="endpoint key -> what its holder says of it")
 
 
 class Override(Model):
@@ -282,11 +286,11 @@ class Judged(NamedTuple):
     settled; `proven`: it was up before; `why` in words, where it is not simply up.
     """
 
-    state: int
-    base: int
+    state: Annotated[int, Field(ge=0, le=3)]
+    base: Annotated[int, Field(ge=0, le=3)]
     since_ms: int = 0
     back_ms: int = 0
-    share: int = 1000
+    share: Annotated[int, Field(ge=0, le=1000)] = 1000
     doubt: bool = False
     proven: bool = True
     why: str = ""
@@ -303,7 +307,8 @@ class Verdict(Model):
     at_ms: int
     up: tuple[str, ...] = ()
     cells: dict[str, Judged] = Field(default_factory=dict)
-    removals: dict[str, tuple[tuple[str, int], ...]] = Field(default_factory=dict)
+    removals: dict[Annotated[str, Field(pattern="^[0-9]{1,9}$")], tuple[tuple[str, int], ...]] = Field(
+        default_factory=dict)
 
 
 MODELS: dict[Kind, type[Model]] = {

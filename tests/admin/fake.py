@@ -6,13 +6,14 @@ show is in `test_real_registry`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dnsd import metrics
 from dnsd.admin import auth
 from dnsd.control.clock import Clock
 from dnsd.control.news import News
+from dnsd.control.reports import Told
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
 from dnsd.registry.fields import Model
@@ -200,6 +201,9 @@ class FakeControl:
         self.served = 10
         self.no_place: dict[str, str] = {}
         self.waited: list[tuple[int, float]] = []
+        self.told: list[Told] = []
+        self.anew: list[str] = []
+        self.takes = True
         self.news = News(Clock(), lambda: self.unmet)
 
     def status(self) -> dict[str, Any]:
@@ -226,6 +230,17 @@ class FakeControl:
 
     def misplaced(self, service: Service) -> str:
         return self.no_place.get(service.name, "")
+
+    def endpoint(self, key: str) -> Endpoint | None:
+        stored = self.registry.objects[Kind.ENDPOINT].get(key)
+        return stored.value if stored is not None else None
+
+    def report(self, reporter: str, told: Sequence[Told]) -> bool:
+        self.told += told if self.takes else ()
+        return self.takes
+
+    def registered(self, keys: Iterable[str]) -> None:
+        self.anew += keys
 
     async def reload(self) -> list[Fault]:
         return self.faults

@@ -37,6 +37,7 @@ CALLS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "acquire_lease": ("/v1/leases", {"holder": "new-a", "endpoints": [
         {"id": "new-a", "service": "api.a.example", "site": "fra", "a": "192.0.2.8"}]}, {}),
     "renew_leases": ("/v1/leases:renew", {"renewals": [{"id": "one-a", "fence": 3}]}, {}),
+    "report": ("/v1/reports", {"reports": [{"endpoint": "api.a.example/one-a", "ok": 1}]}, {}),
     "list_leases": ("/v1/leases", None, {}),
     "get_lease": ("/v1/leases/one-a", None, {}),
     "renew_lease": ("/v1/leases/one-a", {"fence": 3}, {}),
@@ -61,7 +62,7 @@ READS = {f"{verb}_{what}" for verb, whats in (
     ("list", ("sites", "services", "endpoints", "overrides", "leases")),
     ("get", ("site", "service", "endpoint", "override", "lease"))) for what in whats}
 FLEET = {f"{verb}_{what}" for verb in ("put", "delete") for what in ("site", "service", "endpoint", "override")}
-LEASES = {"acquire_lease", "renew_leases", "renew_lease", "release_lease"}
+LEASES = {"acquire_lease", "renew_leases", "renew_lease", "release_lease", "report"}
 BOTH = {"explain", "status", "stands"}
 TOKEN_ROUTES = {"list_tokens", "get_token", "put_token", "delete_token"}
 EVERYBODY = {"put_site", "delete_site", "delete_override", "audit", "events", "reload"}  # reach beyond any narrowing
@@ -74,7 +75,7 @@ ALLOWED = {
         "put_override", "renew_lease", "release_lease"},
     "agent-a": LEASES | BOTH | {"list_sites", "get_site", "list_leases", "get_lease"},
     "agent-b": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {
-        "acquire_lease", "renew_lease", "release_lease", "explain", "stands"},
+        "acquire_lease", "renew_lease", "release_lease", "explain", "report", "stands"},
     "agent-free": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {"renew_lease", "release_lease"},
     "reader": READS | BOTH | {"audit", "events"},
     "reader-a": READS | BOTH,
