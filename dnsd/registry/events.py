@@ -41,7 +41,9 @@ def follow(version: int, chain: str, entries: Iterable[Entry]) -> list[Event]:
         if fields.get(b"chain") != chain.encode():
             raise Gap("forked", f"at version {version}")
         try:
-            events += _events(reading.cursor(version, chain), version, chain, from_json(body))
+            cursor = reading.cursor(version, chain)
+            found = list(_events(cursor, version, chain, from_json(body)))
+            events += found or [Event(cursor, version, None, "", None, chain)]
         except (ValueError, TypeError) as error:
             raise Gap("corrupt", f"version {version}: {error}") from error
     return events

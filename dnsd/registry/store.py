@@ -17,6 +17,7 @@ from typing import Any, Final
 from dnsd.registry import changes as encoding
 from dnsd.registry import errors, events, leases, reading, rules, scripts
 from dnsd.registry.fields import Model
+from dnsd.registry.history import History
 from dnsd.registry.link import LOAD_SECONDS, Link, pairs
 from dnsd.registry.models import Kind, Lease, LeaseRequest, Renewal
 from dnsd.registry.scripts import Script
@@ -49,6 +50,7 @@ class Registry:
     def __init__(self, link: Link) -> None:
         self._link = link
         self.sightings = Sightings(link)
+        self.history = History(link)
 
     @classmethod
     async def open(cls, url: str, *, prefix: str = "dnsd") -> Registry:

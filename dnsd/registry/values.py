@@ -94,13 +94,14 @@ class Tick(NamedTuple):
 class Event(NamedTuple):
     """One changed object; `value` None means it is gone. All events of one write share `id` and `version`.
 
+    A write that changed no object has one event, whose `kind` is None.
     `id` is the cursor to continue after. `owned` comes with services and endpoints: the record types the service owns
     from now on when it does not declare them.
     """
 
     id: str
     version: int
-    kind: Kind
+    kind: Kind | None
     key: str
     value: Model | None
     chain: str
