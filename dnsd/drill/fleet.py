@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from dnsd.drill.asking import Asker
 from dnsd.drill.clock import Clocks
 from dnsd.drill.network import WHERE, Network
 
-ZONE: Final = "drill.test"
+ZONE: Final = "drill.example"
 SITES: Final = (
     {"id": "fra", "latitude": 50.1, "longitude": 8.7, "country": "DE", "region": "eu"},
     {"id": "iad", "latitude": 39.0, "longitude": -77.5, "country": "US", "region": "na"},
@@ -88,9 +88,8 @@ class Fleet:
         self.clocks = Clocks(folder / "clocks")
         self.endpoints: dict[str, web.Endpoint] = {}
         self.network = Network(_hosts(), seed=seed)
-        for one, other in ((a, b) for a in self.network.hosts for b in self.network.hosts if a < b):
-            delay = DELAYS_MS.get((place(one), place(other))) or DELAYS_MS.get((place(other), place(one)), 0.0)
-            self.network.way(one, other, delay_ms=delay)
+        for host in self.network.hosts:
+            self.cut(host, list(self.network.hosts), False)
         self.store = self._process(STORE, _store_words(redis, folder, self.network.address(STORE)), clock=STORE)
         self.nodes = {name: self._node(name) for name in NODES}
         self.resolver = self._process(USERS, [_program("unbound"), "-d", "-p", "-c", str(self._unbound())])
@@ -165,7 +164,7 @@ class Fleet:
         for _ in range(500):
             sock = self.network.socket(node, socket.SOCK_DGRAM)
             asker = await Asker.open(sock, (self.network.address(node), 53))
-            worker = (await asker.ask(ZONE, 2)).server
+            worker = (await asker.ask(ZONE, 2)).server.split()[1]
             if worker in found:
                 asker.close()
             found.setdefault(worker, asker)
@@ -184,6 +183,11 @@ class Fleet:
         await made.start()
         self.endpoints[made.address] = made
         return made
+
+    def cut(self, host: str, others: Iterable[str], cut: bool) -> None:
+        """No packet goes between a host and others, or they do again, as far as they are apart."""
+        for other in others:
+            self.network.way(host, other, delay_ms=delay_ms(place(host), place(other)), cut=cut)
 
     def control_of(self, node: str) -> list[int]:
         """Process ids of a node's control."""
@@ -261,6 +265,11 @@ stub-zone:
 def place(host: str) -> str:
     """Where a host is: a site, `core` (the store) or `users`."""
     return {STORE: "core", USERS: USERS}.get(host) or NODES.get(host) or host.removeprefix("app-")
+
+
+def delay_ms(one: str, other: str) -> float:
+    """One way between two places."""
+    return DELAYS_MS.get((one, other)) or DELAYS_MS.get((other, one), 0.0)
 
 
 def missing() -> str:
