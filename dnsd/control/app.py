@@ -62,7 +62,7 @@ SEEN_S: Final = 600.0
 TOKEN_S: Final = 0.25
 ZONES_RETRY_S: Final = 5.0
 CANCELS, CANCEL_S = 5, 0.5
-GARBAGE: Final = (50_000, 20, 100)
+GARBAGE: Final = (20_000, 3, 1600)
 API: Final = "dnsd.admin.app"
 LISTENING: Final = "dnsd.admin.listening"
 TOKENS: Final = "dnsd.admin.auth"
@@ -131,7 +131,8 @@ def main(argument: str) -> int:
         level=settings.log_level.upper(), stream=sys.stderr, format="dnsd control: %(levelname)s %(message)s")
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):  # SIGHUP: until zones can be read again
         signal.signal(number, signal.SIG_IGN)
-    # A large fleet is millions of small values that live on: looking through all of them often is most of the time.
+    # A large fleet is millions of small values that live on: looking through all of them often is most of the time;
+    # but through those of a second or two at once, too rarely, everything stands still (a million of them: 170 ms).
     gc.set_threshold(*GARBAGE)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(Process(settings).run())

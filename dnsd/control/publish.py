@@ -36,7 +36,7 @@ COALESCE_S: Final = 0.05
 REWRITE_S: Final = 5.0
 REWRITE_SHARE: Final = 20  # a rewrite may take at most this part of the time between two
 RETRY_S: Final = 1.0
-BREATH: Final = 64
+BREATH: Final = 16
 """Services resolved before others get a turn."""
 
 MEND_S: Final = 1.0
@@ -66,6 +66,7 @@ class Publisher:
         self.tables: dict[int, MapTable] = {}
         self.faults: list[str] = []
         self._epoch: int | None = None
+        self._held = False
         self._batch = Batch()
         self._structure: set[str] = set()
         self._last_s = self._whole_s = self._rewrite_s = float("-inf")
@@ -75,15 +76,19 @@ class Publisher:
 
     # --- what others say ---
 
-    def adopt(self, epoch: int) -> None:
-        """The fleet is the registry's, of this epoch: publish it, whole the first time, and from now on follow it."""
-        self._epoch = epoch
+    def adopt(self, epoch: int, *, held: bool = False) -> None:
+        """The fleet is the registry's, of this epoch: publish it, whole the first time, and from now on follow it.
+
+        `held`: it is what a former process served, and nothing is followed yet.
+        """
+        self._epoch, self._held = epoch, held
         first = self.live.counts.images == 0 or epoch != self.live.stamp.epoch
         self.mark(structure=f"epoch {epoch:016x}" if first else "")
 
     def hold(self) -> None:
-        """The fleet is in doubt: publish nothing of it until the next `adopt`."""
-        self._epoch = None
+        """What the registry has now is in doubt: what is served stays, and what this node finds by itself is published
+        on, but no version counts as reached until the next `adopt`."""
+        self._held = True
 
     def mark(self, services: Iterable[str] = (), *, structure: str = "") -> None:
         """Something has changed: these services, or what the image is made of; none at all moves the version on."""
@@ -118,7 +123,7 @@ class Publisher:
 
     def reached(self, version: int) -> bool:
         """Whether every worker serves at least this version of the epoch that is followed."""
-        return self._epoch is not None and self.feeds.reached(self._epoch, version)
+        return self._epoch is not None and not self._held and self.feeds.reached(self._epoch, version)
 
     def remap_frame(self) -> bytes:
         """The frame that tells a worker to read the files."""
