@@ -1,0 +1,104 @@
+"""A node's way to the store in memory, with what can go wrong on it.
+
+Lives here: `Link` as `registry.link` has it, and its faults. Does not live here: the store (`memory`).
+
+    ok      answers at once
+    away    refused at once, also what was waiting
+    slow    answers late, by `delay_s`; what is later than the link waits for was done all the same
+    hang    never answers; every other call was done all the same
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from dnsd.registry.errors import Unavailable
+from dnsd.registry.link import CONNECT_SECONDS, OPERATION_SECONDS
+from dnsd.registry.scripts import KEYS, Script
+from dnsd.registry.values import Durability
+from tests.machine.memory import Memory
+
+FAULTS = ("ok", "away", "slow", "hang")
+
+
+class Link:
+    """One node's connection. `fault` and `delay_s` may be changed at any time by `set`."""
+
+    def __init__(self, memory: Memory, prefix: str = "dnsd") -> None:
+        self.keys = {name: f"{prefix}:{name}".encode() for name in KEYS}
+        self._list = [self.keys[name] for name in KEYS]
+        self.memory = memory
+        self.fault, self.delay_s = "ok", 0.0
+        self._changed = asyncio.Event()
+        self._calls = 0
+
+    def set(self, fault: str, delay_s: float = 0.0) -> None:
+        """From now on."""
+        self.fault, self.delay_s = fault, delay_s
+        self.wake()
+
+    def wake(self) -> None:
+        """The store has been written to, or the fault is another: let those who wait look."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def run(self, script: Script, *args: str | bytes | int) -> list[Any]:
+        """Runs a script over all keys."""
+        found: list[Any] = await self._asked(
+            lambda: self.memory.run(script, self._list, args), OPERATION_SECONDS)
+        return found
+
+    async def together(self, *commands: Sequence[Any], seconds: float = OPERATION_SECONDS) -> list[Any]:
+        """Commands at one moment."""
+        def ask() -> list[Any]:
+            try:
+                return [self.memory.command(*command) for command in commands]
+            finally:
+                if any(command[0] == "XADD" for command in commands):
+                    self.memory.wrote()
+        found: list[Any] = await self._asked(ask, seconds)
+        return found
+
+    async def wait(self, *command: Any, seconds: float) -> Any:
+        """A command that itself waits."""
+        at = asyncio.get_running_loop().time()
+        while True:
+            changed = self._changed
+            found = await self._asked(lambda: self.memory.command(*command), seconds + OPERATION_SECONDS)
+            left = at + seconds - asyncio.get_running_loop().time()
+            if found or left <= 0:
+                return found
+            try:
+                async with asyncio.timeout(left):
+                    await changed.wait()
+            except TimeoutError:
+                return None
+
+    async def durability(self) -> Durability:
+        """As with appendfsync always."""
+        return "fsync"
+
+    async def _asked(self, ask: Any, seconds: float) -> Any:
+        if self.fault == "away":
+            await asyncio.sleep(0)
+            raise Unavailable("the store cannot be reached")
+        patience, delay_s = seconds + CONNECT_SECONDS, self.delay_s
+        if self.fault == "ok":
+            return ask()
+        self._calls += 1
+        if self.fault == "hang":
+            if self._calls % 2:
+                ask()
+            await asyncio.sleep(patience)
+            raise Unavailable("the store does not answer")
+        await asyncio.sleep(delay_s / 2)
+        found = ask()
+        await asyncio.sleep(min(delay_s / 2, patience))
+        if delay_s > patience or self.fault == "away":
+            raise Unavailable("the store does not answer")
+        return found
