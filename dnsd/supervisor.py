@@ -99,7 +99,8 @@ class Supervisor:
 
         self._workers = [
             Child(f"worker {slot}", lambda slot=slot: self._worker_argv(slot),  # type: ignore[misc]
-                  lambda slot=slot: self._worker_descriptors(slot)) for slot in range(workers)]  # type: ignore[misc]
+                  lambda slot=slot: self._worker_descriptors(slot),  # type: ignore[misc]
+                  told=lambda: str(self._guard_key)) for slot in range(workers)]  # no argument: all may read those
         self._control = Child("control", lambda: list(commands.control), self._control_descriptors,
                               death=signal.SIGTERM, told=self._control_settings)
         self._store: Child | None = None
@@ -263,7 +264,7 @@ class Supervisor:
         return {
             "resolvers": config.ecs.resolvers, "identity": config.identity.server, "version": config.identity.version,
             "rate": config.rate.model_dump() if config.rate.answers else None,
-            "guard": _inherited(self._guard_file) if self._guard_file else "", "guard_key": self._guard_key,
+            "guard": _inherited(self._guard_file) if self._guard_file else "",
             "cookies": _path(config.cookie_file), "signed": bool(config.keys),
             "neighbours": [each for each in zones if not each.startswith(KEY)],
             "why": [each for each in config.why.allow if not each.startswith(KEY)],

@@ -50,7 +50,8 @@ NO_IMAGE: Final = Stamp(0, 0, 0)  # acknowledged by a worker that has found none
 
 class Settings(NamedTuple):
     """The worker's JSON argument. `udp`, `tcp`, `tls`, `feed`, `desk`, `tap` and `lifeline` are inherited descriptors,
-    -1 where there is none; `stats` is a path."""
+    -1 where there is none; `stats` is a path. The guard's key comes by standard input: arguments can be read by all.
+    """
 
     slot: int
     node: str
@@ -75,6 +76,8 @@ class Settings(NamedTuple):
 def main(argument: str) -> int:
     """Run until told to leave; the exit code (0: left as told)."""
     settings = Settings(**json.loads(argument))
+    if settings.answering.get("guard") and "guard_key" not in settings.answering:
+        settings.answering["guard_key"] = int(sys.stdin.read())
     for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, meant for the supervisor
         signal.signal(number, signal.SIG_IGN)
     gc.collect()

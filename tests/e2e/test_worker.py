@@ -46,6 +46,8 @@ def watched(node: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_worker_is_small_and_alone(watched: tuple[Node, Path]) -> None:
     one, folder = watched
+    for pid in one.children("serve.worker"):
+        assert "guard_key" not in Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"), "all may read it"
     workers = one.children("serve.worker")
     assert len(workers) == 2
     for pid in workers:
