@@ -129,21 +129,21 @@ class Reports:
         opinion = known.opinion
         if opinion.sick:
             return measured._replace(
-                state=State.DOWN, share=health.WHOLE, doubt=False, result="unhealthy, as its holder says",
-                step_ms=known.sick_ms)
-        ramp_ms = self._ramp_ms(service)
-        due_ms = breakers.due_ms(known.breaker, now_ms, ramp_ms)
+                state=State.DOWN, share=health.WHOLE, doubt=False, step_ms=0, result="unhealthy, as its holder says")
         if opinion.mode is Mode.OPEN:
             return measured._replace(
-                state=State.DOWN, share=health.WHOLE, doubt=False, step_ms=due_ms,
+                state=State.DOWN, share=health.WHOLE, doubt=False, step_ms=0,
                 result=f"{known.breaker.percent} % of its users' requests failed")
         if opinion.slow and measured.state is State.UP:
             measured = measured._replace(state=State.DEGRADED, result="slow, as its users say")
         if opinion.mode is Mode.HALF_OPEN:
-            measured = measured._replace(doubt=True, result="tried again with a little")
+            return measured._replace(
+                share=min(measured.share, breakers.HALF_OPEN_SHARE), doubt=True, result="tried again with a little")
+        ramp_ms = self._ramp_ms(service)
+        step_ms = breakers.step_at(known.breaker, now_ms, ramp_ms)
         return measured._replace(
             share=min(measured.share, breakers.share(known.breaker, now_ms, ramp_ms)),
-            step_ms=min(filter(None, (measured.step_ms, due_ms)), default=0))
+            step_ms=min(filter(None, (measured.step_ms, step_ms)), default=0))
 
     def described(self) -> dict[str, Any]:
         """For people."""

@@ -121,13 +121,10 @@ def share(breaker: Breaker, now_ms: int, ramp_ms: int) -> int:
     return health.share(Cell(State.UP, back_ms=breaker.back_ms), now_ms, Rules(ramp_ms=ramp_ms))
 
 
-def due_ms(breaker: Breaker, now_ms: int, ramp_ms: int) -> int:
-    """When time alone changes something next (unix ms); 0: not."""
-    match breaker.mode:
-        case Mode.OPEN:
-            return breaker.since_ms + open_ms(breaker)
-        case Mode.HALF_OPEN:
-            return breaker.since_ms + HALF_OPEN_MS
+def step_at(breaker: Breaker, now_ms: int, ramp_ms: int) -> int:
+    """When its share grows next (unix ms) on the way back; 0: not."""
+    if breaker.mode is not Mode.CLOSED:
+        return 0
     return health.step_at(Cell(State.UP, back_ms=breaker.back_ms), now_ms, Rules(ramp_ms=ramp_ms))
 
 

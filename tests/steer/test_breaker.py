@@ -19,9 +19,9 @@ from dnsd.steer.breaker import (
     Mode,
     Window,
     added,
-    due_ms,
     open_ms,
     share,
+    step_at,
     turned,
 )
 
@@ -137,22 +137,21 @@ def tripped() -> Feed:
 
 def test_the_way_back() -> None:
     feed = tripped()
-    assert due_ms(feed.breaker, feed.now_ms, RAMP_MS) == feed.now_ms + OPEN_MS
     feed.say(100, 0)  # what still comes is of answers given before
     assert feed.wait(OPEN_MS - 1) is OPEN
     assert feed.wait(1) is HALF
     assert share(feed.breaker, feed.now_ms, RAMP_MS) == HALF_OPEN_SHARE
-    assert due_ms(feed.breaker, feed.now_ms, RAMP_MS) == feed.now_ms + HALF_OPEN_MS
+    assert step_at(feed.breaker, feed.now_ms, RAMP_MS) == 0
     feed.wait(1000)
     feed.say(18, 1)
     assert feed.breaker.mode is HALF
     feed.say(1, 0)  # 1 of 20 are 5 %
     assert feed.breaker.mode is CLOSED
     assert share(feed.breaker, feed.now_ms, RAMP_MS) == 125
-    assert due_ms(feed.breaker, feed.now_ms, RAMP_MS) == feed.now_ms + RAMP_MS // 8
+    assert step_at(feed.breaker, feed.now_ms, RAMP_MS) == feed.now_ms + RAMP_MS // 8
     feed.wait(RAMP_MS)
     assert share(feed.breaker, feed.now_ms, RAMP_MS) == 1000
-    assert due_ms(feed.breaker, feed.now_ms, RAMP_MS) == 0
+    assert step_at(feed.breaker, feed.now_ms, RAMP_MS) == 0
     assert share(feed.breaker, feed.now_ms, 0) == 1000
     feed.run(30, 10, rotating(15, 1))  # the failures before it opened are not counted again
     assert feed.breaker.mode is CLOSED
@@ -258,5 +257,5 @@ def test_what_holds_for_any_reports(reports: list[tuple[str, int, int, int]]) ->
             assert feed.now_ms - before.since_ms >= OPEN_MS
         assert 0 < share(feed.breaker, feed.now_ms, RAMP_MS) <= 1000
         assert all(len(window) <= 61 for window in feed.windows.values())
-        due = due_ms(feed.breaker, feed.now_ms, RAMP_MS)
-        assert due == 0 or due > feed.now_ms or feed.breaker.mode is not CLOSED
+        step_ms = step_at(feed.breaker, feed.now_ms, RAMP_MS)
+        assert step_ms == 0 or step_ms > feed.now_ms
