@@ -4,15 +4,18 @@ Lives here: presence, own votes as they change, following what is said. Does not
 (`registry.sightings`), what votes come to (`steer.quorum`, `control.builder`), measuring (`control.health`).
 
 Silence is told apart: a node whose last word is too old is gone, and its votes with it; a store that does not answer
-leaves this node alone, from the first failed call on or when it has had no word for a second.
+leaves this node alone, from the first failed call on or when it has had no word for a second. How old a word is, this
+node's own clock says, from when it was first seen: the store's may jump. Each word has its number, so that a lost one
+is noticed: then all votes are read again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from dnsd.control import targets
 from dnsd.control.clock import Clock
@@ -41,8 +44,22 @@ UNSEEING: Final = "-"
 
 UNSAID: Final = Said(State.UNKNOWN)
 SAVE_S: Final = 1.0
+KEPT_S: Final = 5.0
+"""What a node has said is kept so long while nobody finds it there: word of that may come in any order."""
+
 RETRY_S: Final = 0.3
 _log = logging.getLogger("dnsd.control")
+
+
+class Missed(Exception):
+    """Something that a node said has not come here."""
+
+
+class Place(NamedTuple):
+    """How far a node's words are known: which process of it, how many of its."""
+
+    run: str
+    n: int
 
 
 class Store(Protocol):
@@ -76,7 +93,11 @@ class Votes:
         self.synced = False  # whether the others' votes are known
         self._others: dict[str, dict[str, Said]] = {}
         self._abstain: set[str] = set()
-        self._heard_s = float("-inf")
+        self._heard_s = self._met_s = float("-inf")  # the last word of the store's; also if it has failed since
+        self._words: dict[str, tuple[str, float]] = {}  # each node's last word, when it was said by this node's clock
+        self._places: dict[str, Place] = {}
+        self._taken_s: dict[str, float] = {}
+        self._run, self._number = secrets.token_hex(4), 0
         self._news: dict[str, Said] = {}
         self._told_blind = False
         self._whole = True  # all own votes are to be told
@@ -105,13 +126,14 @@ class Votes:
 
     def of(self, name: str) -> dict[str, Vote]:
         """What all that are there say of a target, each vote as old as its node's last word."""
-        now_ms, expected = self.clock.unix_ms(), self.expected(name)
+        now_ms, expected, present = self.clock.unix_ms(), self.expected(name), self._present()
+        believed = self._all_blind(present)
         votes = {}
-        for node, ago_ms, group in self._present():
+        for node, ago_ms, group in present:
             said = self._said(node).get(name)
             if said.why if said is not None and said.state is State.UNKNOWN else said is None and node not in expected:
                 continue  # it will never say anything of this
-            blind = self.blind if node == self.node else node in self._abstain
+            blind = self._is_blind(node) and not believed
             votes[node] = Vote(said.state if said is not None else State.UNKNOWN, now_ms - ago_ms, blind, group)
         return votes
 
@@ -134,7 +156,7 @@ class Votes:
         """For people: who is there, how long ago (ms), from where, how many votes it has, whether it abstains."""
         return {
             node: {"ago_ms": ago_ms, "region": group, "votes": len(self._said(node)),
-                   "abstains": self.blind if node == self.node else node in self._abstain}
+                   "abstains": self._is_blind(node)}
             for node, ago_ms, group in self._present()}
 
     def _present(self) -> list[tuple[str, int, str]]:
@@ -142,10 +164,20 @@ class Votes:
         own = (self.node, 0, self.group)
         if self.presence is None or self.alone:
             return [own]
-        since_ms = round((self.clock.monotonic() - self._heard_s) * 1000)
-        others = ((node, there.ago_ms + since_ms, there.group) for node, there in sorted(self.presence.nodes.items())
+        others = ((node, self._ago_ms(node), there.group) for node, there in sorted(self.presence.nodes.items())
                   if node != self.node)
         return [own, *(one for one in others if one[1] <= FRESH_MS)]
+
+    def _ago_ms(self, node: str) -> int:
+        """How long ago a node said its last word."""
+        return round((self.clock.monotonic() - self._words[node][1]) * 1000)
+
+    def _is_blind(self, node: str) -> bool:
+        return self.blind if node == self.node else node in self._abstain
+
+    def _all_blind(self, present: list[tuple[str, int, str]]) -> bool:
+        """Whether all, and more than one, find themselves cut off: then it is what they look at that is gone."""
+        return len(present) > 1 and all(self._is_blind(node) for node, _, _ in present)
 
     def _said(self, node: str) -> Mapping[str, Said]:
         return self.own if node == self.node else self._others.get(node, {})
@@ -197,16 +229,18 @@ class Votes:
 
     async def beat(self) -> None:
         """One word: that this node is there, and what is new."""
-        news, self._news = self._news, {}
-        whole, self._whole = self._whole, False
-        body: dict[str, Any] = {}
-        if whole or news or self.blind != self._told_blind:
-            body = {"votes": _packed(self.own if whole else news), "whole": whole, "blind": self.blind}
-        self._told_blind = self.blind
         now = self.clock.monotonic()
+        news, self._news = self._news, {}
+        # Who was silent for long may have been taken for gone, and forgotten.
+        whole, self._whole = self._whole or (now - self._met_s) * 1000 > FRESH_MS, False
+        body: dict[str, Any] = {}
+        if self.group != UNSEEING and (whole or news or self.blind != self._told_blind):
+            self._number += 1
+            body = {"votes": _packed(self.own if whole else news), "whole": whole, **self._place()}
+        self._told_blind = self.blind
         self._unsaved |= bool(body)
-        saves = self._unsaved and now - self._saved_s >= SAVE_S
-        kept = {"votes": _packed(self.own), "blind": self.blind} if saves else None
+        saves = self._unsaved and self.group != UNSEEING and (whole or now - self._saved_s >= SAVE_S)
+        kept = {"votes": _packed(self.own), **self._place()} if saves else None
         try:
             presence = await self.store.observe(
                 self.node, self.group, builds=self.builds(), news=body or None, votes=kept)
@@ -216,20 +250,38 @@ class Votes:
             raise
         if saves:
             self._saved_s, self._unsaved = now, False
-        self._heard_s = self.clock.monotonic()
         if self.presence is not None and presence.epoch != self.presence.epoch:
             self._whole, self._cursor, self.synced = True, "", False
-        if self.presence is not None:
-            for node in self.presence.nodes.keys() - presence.nodes.keys():
-                self._others.pop(node, None)
-        self.presence = presence
+        self._meet(presence)
+
+    def _place(self) -> dict[str, Any]:
+        """What goes with every word."""
+        return {"blind": self.blind, "run": self._run, "n": self._number}
+
+    def _meet(self, presence: Presence) -> None:
+        """Who is there now."""
+        now = self.clock.monotonic()
+        words: dict[str, tuple[str, float]] = {}
+        for node, there in presence.nodes.items():
+            before = self._words.get(node)
+            if before is not None and there.seen and before[0] == there.seen:
+                words[node] = before
+            else:  # a new one: no longer ago than since this was last asked, whatever the store's clock says
+                words[node] = there.seen, now - max(0.0, min(there.ago_ms / 1000, now - self._met_s))
+        self.presence, self._words, self._heard_s, self._met_s = presence, words, now, now
+        for node in [node for node, at_s in self._taken_s.items()
+                     if node not in words and now - at_s > KEPT_S]:
+            del self._taken_s[node]
+            self._others.pop(node, None)
+            self._places.pop(node, None)
+            self._abstain.discard(node)
 
     def _look(self) -> None:
         """Who is there, or who watches, may have changed."""
         fresh = {node for node, _, _ in self._present()}
         moved, self._fresh = fresh ^ self._fresh, fresh
         watchers = (self.node,) if self.presence is None or self.alone else tuple(sorted({self.node} | {
-            node for node, there in self.presence.nodes.items() if there.ago_ms <= WATCHES_MS}))
+            node for node in self.presence.nodes if self._ago_ms(node) <= WATCHES_MS}))
         if watchers != self._watchers:
             self._watchers = watchers
             self.watching()
@@ -247,9 +299,11 @@ class Votes:
         self._abstain.clear()
         for said in self._others.values():
             names |= said.keys()
-        self._others = {}
+        self._others, self._places, self._taken_s = {}, {}, {}
         for node, body in found.items():
             if node != self.node:
+                self._taken_s[node] = self.clock.monotonic()
+                self._places[node] = _where(body)
                 names |= self._take(node, body, whole=True)
         self._cursor, self.synced = cursor, True
         self.changed(names)
@@ -259,13 +313,26 @@ class Votes:
         if self._cursor:  # else another epoch began meanwhile
             self._cursor = cursor
         names: set[str] = set()
-        for one in news:
-            if "votes" not in one.body:
-                self.reported(one)
-            elif one.node != self.node:
-                names |= self._take(one.node, one.body, whole=bool(one.body.get("whole")))
-        if names:
-            self.changed(names)
+        try:
+            for one in news:
+                if "votes" not in one.body:
+                    self.reported(one)
+                elif one.node != self.node:
+                    names |= self._hear(one.node, one.body)
+        finally:
+            if names:
+                self.changed(names)
+
+    def _hear(self, node: str, body: Mapping[str, Any]) -> set[str]:
+        """A node's next word; the names it is about. Missed where one before it has not come."""
+        whole, now, known = bool(body.get("whole")), _where(body), self._places.get(node, Place("", 0))
+        if now.run == known.run and now.n <= known.n:
+            return set()
+        if not whole and now != known._replace(n=known.n + 1):
+            raise Missed(f"{node} has said something that has not come here")
+        self._taken_s[node] = self.clock.monotonic()
+        self._places[node] = now
+        return self._take(node, body, whole=whole)
 
     def _take(self, node: str, body: Mapping[str, Any], *, whole: bool) -> set[str]:
         """One node's votes; the names they are about. What is no vote is none."""
@@ -295,7 +362,8 @@ class Votes:
         """One step; a store that is away is no end of it."""
         try:
             await step()
-        except RegistryError:
+        except (RegistryError, Missed) as error:
+            _log.debug("votes: %s", error)
             self._cursor, self.synced = "", False
             self._look()
             await self.clock.sleep(RETRY_S)
@@ -303,6 +371,11 @@ class Votes:
             _log.exception("votes could not be told or heard", exc_info=error)
             self._cursor, self.synced = "", False
             await self.clock.sleep(RETRY_S)
+
+
+def _where(body: Mapping[str, Any]) -> Place:
+    run, n = body.get("run"), body.get("n")
+    return Place(run if isinstance(run, str) else "", n if isinstance(n, int) else 0)
 
 
 def _packed(votes: Mapping[str, Said]) -> dict[str, tuple[int, int, str]]:

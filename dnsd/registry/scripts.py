@@ -29,7 +29,7 @@ KEYS: Final = (
     META, "names", "index", "uses", OWNED, "terms", DEADLINE, "until",
     *(kind.value for kind in Kind),
     EVENTS, "events-sizes", AUDIT, "audit-sizes", AUDIT_LEASES, "audit-leases-sizes", SERIALS,
-    "observers", VOTES, SEEN,
+    "observers", VOTES, SEEN, "seen-sizes",
 )
 """Key names after `prefix:`, in the order `lua/keys.lua` takes them."""
 
@@ -59,6 +59,7 @@ DELETE: Final = _join("write", "commit", flags=" flags=allow-oom")
 """WRITE, for deletes only."""
 SERIAL: Final = _join("serial")
 OBSERVE: Final = _join("observe", "commit", flags=" flags=allow-oom")
+TELL: Final = _join("tell", "commit", flags=" flags=allow-oom")
 DECIDE: Final = _join("decide", "commit", flags=" flags=allow-oom")
 ADOPT: Final = _join("adopt", "commit")
 RESTORE: Final = _join("restore", "commit", "lease")

@@ -4,6 +4,7 @@ if redis.call('HEXISTS', META, 'epoch') == 0 then return {'noepoch'} end
 
 local EVENT_BYTES, EVENT_COUNT = 33554432, 65536
 local AUDIT_BYTES, AUDIT_COUNT = 33554432, 50000
+local SEEN_BYTES, SEEN_COUNT = 16777216, 4096
 local version, version_text
 local changes = {}
 
@@ -46,7 +47,7 @@ local function tell(kind, key, json, owned)
 end
 
 -- Appends to a stream and lets its oldest entries go once it is over its bounds.
-local function append(name, max_bytes, max_count, fields)
+local function append(name, max_bytes, max_count, id, fields)
   local stream, sizes = STREAMS[name][1], STREAMS[name][2]
   local size = 0
   for i = 2, #fields, 2 do size = size + #fields[i] end
@@ -58,19 +59,22 @@ local function append(name, max_bytes, max_count, fields)
     count, trimmed = count - 1, true
   end
   if trimmed then
-    redis.call('XADD', stream, 'MAXLEN', '~', count, version_text .. '-0', unpack(fields))
+    redis.call('XADD', stream, 'MAXLEN', '~', count, id, unpack(fields))
   else
-    redis.call('XADD', stream, version_text .. '-0', unpack(fields))
+    redis.call('XADD', stream, id, unpack(fields))
   end
 end
+
+-- What nodes say of what they see: no write, and so without version and chain.
+local function say(node, news) append('seen', SEEN_BYTES, SEEN_COUNT, '*', {'node', node, 'news', news}) end
 
 local function finish(trail, actor, action, kind, key, before, after)
   local body = '[' .. table.concat(changes, ',') .. ']'
   local chain = redis.sha1hex(redis.call('HGET', META, 'chain') .. '\n' .. version_text .. '\n' .. body)
   redis.call('HSET', META, 'chain', chain)
-  append('events', EVENT_BYTES, EVENT_COUNT, {'body', body, 'chain', chain})
-  append(trail, AUDIT_BYTES, AUDIT_COUNT, {'at', digits(now_ms), 'actor', actor, 'action', action, 'kind', kind,
-    'key', key, 'before', before or '', 'after', after or ''})
+  append('events', EVENT_BYTES, EVENT_COUNT, version_text .. '-0', {'body', body, 'chain', chain})
+  append(trail, AUDIT_BYTES, AUDIT_COUNT, version_text .. '-0', {'at', digits(now_ms), 'actor', actor, 'action', action,
+    'kind', kind, 'key', key, 'before', before or '', 'after', after or ''})
 end
 
 -- Endpoints: INDEX holds `site|lease` of each, USES how many endpoints refer to a site or a service.

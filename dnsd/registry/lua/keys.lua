@@ -8,5 +8,6 @@ local VALUES = {
 -- Each stream has a list of its entries' sizes beside it, so that it is bounded in octets, not only in entries.
 local STREAMS = {
   events = {KEYS[16], KEYS[17]}, audit = {KEYS[18], KEYS[19]}, audit_leases = {KEYS[20], KEYS[21]},
+  seen = {KEYS[25], KEYS[26]},
 }
-local SERIALS, OBSERVERS, VOTES, SEEN = KEYS[22], KEYS[23], KEYS[24], KEYS[25]
+local SERIALS, OBSERVERS, VOTES = KEYS[22], KEYS[23], KEYS[24]

@@ -1,11 +1,11 @@
 -- A node says that it is there, and what it sees; one of those that are there builds.
 -- ARGV: node, group, '1' where it may build ('2': and has decided on all there is), news for the stream or '', all its votes or '' where they are as they were.
 local node, group, may, news, votes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local BUILDS_MS, AWAY_MS, GONE_MS, KEPT = 1200, 10000, 60000, 4096
+local BUILDS_MS, AWAY_MS, GONE_MS = 1200, 10000, 60000
 
 if group ~= '-' then redis.call('HSET', OBSERVERS, node, digits(now_ms) .. ' ' .. group) end
 if votes ~= '' then redis.call('HSET', VOTES, node, votes) end
-if news ~= '' then redis.call('XADD', SEEN, 'MAXLEN', '~', KEPT, '*', 'node', node, 'news', news) end
+if news ~= '' then say(node, news) end
 
 local builder = redis.call('HGET', META, 'builder') or ''
 local till = tonumber(redis.call('HGET', META, 'builder_till') or '0')
@@ -36,6 +36,7 @@ for at = 1, #all, 2 do
   else
     there[#there + 1] = all[at]
     there[#there + 1] = digits(math.max(0, ago))
+    there[#there + 1] = seen
     there[#there + 1] = of
   end
 end
