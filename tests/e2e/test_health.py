@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -13,7 +16,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from tests.node import Node, free_port, serving, until, write_config
+from tests.e2e import caged
+from tests.node import ROOT, Node, free_port, serving, until, write_config
 
 ZONE = "$TTL 300\n@ SOA ns1 hostmaster 1 7200 900 1209600 60\n@ NS ns1\nns1 A 127.0.0.1\n"
 HERE, THERE, DENIED = "127.77.1.1", "127.77.1.2", "127.78.1.1"
@@ -176,3 +180,22 @@ def test_a_socket_of_its_own_is_never_probed(tmp_path: Path, atlas_home: Path) -
     with serving(config, fleet) as node:
         until(lambda: health(node)["not_up"], 10, "it is looked at")
         assert state(node, "127.0.0.1")["result"] == "not probed: a socket of our own"
+
+
+def test_nothing_secret_is_ever_connected(tmp_path: Path, atlas_home: Path) -> None:
+    """A node that sees a packet of its own leave for anywhere it may not go, or to loopback, has been talked into it:
+    by an endpoint's address, a check's, a disguise in IPv6, a redirect or a name that changes what it means.
+    """
+    ran = subprocess.run([sys.executable, "-m", "tests.e2e.caged", tmp_path / "node", atlas_home], cwd=ROOT, timeout=55,
+                         capture_output=True, text=True, check=False)
+    if ran.returncode == 3 and os.environ.get("CI") != "true":
+        pytest.skip(f"no network namespace: {ran.stderr.strip()}")
+    assert ran.returncode == 0, ran.stderr
+    seen = json.loads(ran.stdout)
+    assert seen["left"].keys() == {*caged.ALLOWED, *caged.PUBLIC}, "what may be probed is, and nothing else"
+    assert (seen["canaries"], seen["asked"]) == (0, 0)
+    assert seen["front"] > 6, "who redirects is asked again and again"
+    assert seen["refused"].keys() >= {caged.METADATA, "127.0.0.1", "::1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::1"}
+    told = {result for results in seen["refused"].values() for result in results}
+    assert all(result.startswith("not probed: ") for result in told)
+    assert "not probed: a socket of our own" in told
