@@ -217,6 +217,22 @@ class ProbeOptions(Section):
         description="where this node sees from: nodes of one region have one vote together, where there are others")
 
 
+class PrometheusOptions(Section):
+    """[prometheus]: where services' rules are asked (docs/health.md)."""
+
+    url: str | None = Field(
+        default=None, pattern=r"^https?://[^/\s]+(/[^\s?#]*)?$",
+        description="a Prometheus or what speaks its query API, without /api/v1; left out: rules are not asked")
+    token_file: Path | None = Field(default=None, description="a file with a bearer token for it")
+    timeout_seconds: float = Field(default=2.0, ge=0.1, le=30, description="how long one question may take")
+
+    @model_validator(mode="after")
+    def _readable(self) -> PrometheusOptions:
+        if self.token_file is not None and not self.token_file.is_file():
+            raise ValueError(f"token_file: {self.token_file} is no file")
+        return self
+
+
 class CaptureOptions(Section):
     """[capture]: a sample of queries and answers for those who want to look at traffic."""
 
@@ -291,6 +307,7 @@ class Config(BaseSettings):
     why: WhyOptions = WhyOptions()
     capture: CaptureOptions = CaptureOptions()
     probes: ProbeOptions = ProbeOptions()
+    prometheus: PrometheusOptions = PrometheusOptions()
     zones: Annotated[tuple[ZoneOptions, ...], AfterValidator(_once)] = ()
     keys: Annotated[tuple[KeyOptions, ...], AfterValidator(_once)] = ()
 

@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # package -> the rooms it may be spoken in
 HOMES: dict[str, set[str]] = {
     "redis": {"registry"},
-    "aiohttp": {"admin", "cli"},
+    "aiohttp": {"admin", "cli", "watch"},
     "maxminddb": {"atlas"},
     "geoip2": {"atlas"},
     "pyasn": {"atlas"},

@@ -39,6 +39,7 @@ from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps, opened
 from dnsd.control.publish import Publisher
 from dnsd.control.reports import Reports
+from dnsd.control.rules import PrometheusSettings, Rules
 from dnsd.control.secondaries import Secondaries, ZoneSettings
 from dnsd.control.state import Fleet
 from dnsd.control.survey import Survey
@@ -119,6 +120,7 @@ class Settings(BaseModel):
     tls: ListenSettings = ListenSettings()
     admin_listen: list[str] = []
     probes: ProbeSettings = ProbeSettings()
+    prometheus: PrometheusSettings = PrometheusSettings()
     tap: int = -1
     capture: CaptureSettings = CaptureSettings()
     log_level: str = "info"
@@ -192,7 +194,9 @@ class Process:
             self.fleet, node=settings.node, tell=self.registry.sightings.tell, clock=self.clock)
         self.reports.changed = self.judge.advised
         self.votes.reported = self.reports.heard
-        self.builder.advisers.append(self.reports)
+        self.rules = self.control.rules = Rules(self.fleet, settings.prometheus, self.clock)
+        self.rules.changed = self.judge.advised
+        self.builder.advisers += (self.reports, self.rules)
 
     async def run(self) -> int:
         """Start, keep running, leave; the exit code."""
@@ -208,7 +212,7 @@ class Process:
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
             self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run, self.votes.run,
-            self.builder.run, self.judge.run, self.reports.run, self.control.news.run]
+            self.builder.run, self.judge.run, self.reports.run, self.rules.run, self.control.news.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())

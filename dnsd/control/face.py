@@ -26,6 +26,7 @@ from dnsd.control.maps import Maps
 from dnsd.control.news import News
 from dnsd.control.publish import Publisher
 from dnsd.control.reports import Reports, Told
+from dnsd.control.rules import Rules
 from dnsd.control.secondaries import Secondaries
 from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture
@@ -59,6 +60,7 @@ class Control:
         self.watching: Watching | None = None
         self.judge: Judge | None = None
         self.reports: Reports | None = None
+        self.rules: Rules | None = None
         self.survey: Survey | None = None
         self.news = News(clock, self.conditions)
         views.tell = self.news.resolved
@@ -103,7 +105,7 @@ class Control:
         for feed in self.feeds.feeds:
             if feed.behind or feed.closed:
                 yield f"worker {feed.slot} does not take changes"
-        for part in (self.secondaries, self.watching, self.judge):
+        for part in (self.lease_clock, self.secondaries, self.watching, self.judge, self.rules):
             if part is not None:
                 yield from part.conditions()
         for outlet in self._captures().values():
@@ -127,9 +129,7 @@ class Control:
                 "endpoints": sum(map(len, fleet.members.values())), "leases": len(fleet.held),
                 "last_good": sum(1 for _ in self._last_good()),
                 "left_out": len(self.publisher.live.left_out), "refused": len(self.publisher.live.refused)},
-            "leases": {
-                "expired": self.lease_clock.expired, "shifted_ms": self.lease_clock.shifted_ms,
-                "ticks_failed": self.lease_clock.failures},
+            "leases": self.lease_clock.described(),
             "published": asdict(self.publisher.live.counts),
             "journal_bytes": self.publisher.files.journal_size,
             "zones": self._zones(),
@@ -224,7 +224,8 @@ class Control:
         held = [name for name, one in resolved if any(sifted.held for sifted in one.sifted.values())]
         panic = [name for name, one in resolved if one.view.panic]
         judge = self.judge.described() if self.judge is not None else {}
-        reports = {"reports": self.reports.described()} if self.reports is not None else {}
+        reports = {name: part.described() for name, part in (("reports", self.reports), ("rules", self.rules))
+                   if part is not None}
         return {**self.watching.described(), **judge, **reports, "held": held[:LISTED], "panic": panic[:LISTED]}
 
     def _captures(self) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,218 @@
+"""Services' rules over metrics: asking this node's Prometheus, and what the values make of a measured state.
+
+Lives here: the settings' part, when each rule is asked, which endpoint a number is of. Does not live here: the exchange
+(`watch.promql`), values to good and bad (`steer.rule`).
+
+No answer is no opinion: what a rule held against an endpoint ends when its values have not come for three intervals. A
+node whose settings name no Prometheus has none at all, so either all nodes have one or rules are for the one that
+decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from pydantic import BaseModel
+
+from dnsd.control.clock import Clock
+from dnsd.control.reports import RAMP_MS
+from dnsd.control.standing import Measured
+from dnsd.control.state import Fleet
+from dnsd.registry import checks
+from dnsd.steer import health, rule
+from dnsd.steer.health import Cell, State
+from dnsd.steer.rule import Bound, Series
+from dnsd.watch.promql import WHOLE, NoAnswer, Prometheus
+
+LOOK_S: Final = 0.25
+AT_ONCE: Final = 8
+MISSED: Final = 3
+"""Intervals without a value after which there is no opinion."""
+
+LISTED: Final = 100
+_log = logging.getLogger("dnsd.control")
+
+
+class PrometheusSettings(BaseModel):
+    """The settings' table [prometheus]."""
+
+    url: str | None = None
+    token_file: Path | None = None
+    timeout_seconds: float = 2.0
+
+
+class Asked(Protocol):
+    """What of `watch.promql` is needed."""
+
+    async def ask(self, query: str) -> dict[str, float]:
+        """Endpoint id -> its number now. NoAnswer."""
+
+    async def close(self) -> None:
+        """Let connections go."""
+
+
+class Rules:
+    """One node's rules; `run` is its life. `changed` is told of services."""
+
+    def __init__(self, fleet: Fleet, settings: PrometheusSettings, clock: Clock, server: Asked | None = None) -> None:
+        self.fleet, self.clock = fleet, clock
+        if server is None and settings.url is not None:
+            server = Prometheus(settings.url, token_file=settings.token_file, timeout_s=settings.timeout_seconds)
+        self.server = server
+        self.changed: Callable[[Sequence[str]], None] = lambda _: None
+        self.asked = self.failed = 0
+        self._series: dict[str, dict[str, Series]] = {}  # service -> endpoint id, or all of them
+        self._rules: dict[str, checks.Rule] = {}  # as they are asked
+        self._due: dict[str, float] = {}
+        self._problems: dict[str, str] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    # --- asked ---
+
+    def speaks(self, service: str) -> bool:
+        """Whether a rule speaks of a service, and this node can ask."""
+        found = self.fleet.services.get(service)
+        return self.server is not None and found is not None and found.rule is not None
+
+    def advise(self, service: str, id_: str, type_: int, measured: Measured, now_ms: int) -> Measured:
+        """What is measured, or worse."""
+        declared = self._rules.get(service)
+        some = self._series.get(service)
+        if declared is None or not some or measured.state is State.DOWN:
+            return measured
+        series = some.get(id_) or some.get(WHOLE)
+        if series is None:
+            return measured
+        if series.bad and declared.then == "down":
+            return measured._replace(
+                state=State.DOWN, share=health.WHOLE, doubt=False, step_ms=0, result=_words(declared))
+        if series.bad:
+            if measured.state is State.UP:
+                return measured._replace(state=State.DEGRADED, result=_words(declared))
+            return measured
+        if declared.then == "degraded":
+            return measured
+        cell, rules = Cell(State.UP, back_ms=series.back_ms), health.Rules(ramp_ms=self._ramp_ms(service))
+        step_ms = health.step_at(cell, now_ms, rules)
+        return measured._replace(
+            share=min(measured.share, health.share(cell, now_ms, rules)),
+            step_ms=min(filter(None, (measured.step_ms, step_ms)), default=0))
+
+    def described(self) -> dict[str, Any]:
+        """For people."""
+        bad = [f"{service}/{id_}" if id_ else service
+               for service, some in self._series.items() for id_, series in some.items() if series.bad]
+        return {"rules": len(self._rules), "asked": self.asked, "failed": self.failed, "bad": sorted(bad)[:LISTED],
+                "problems": dict(list(self._problems.items())[:LISTED])}
+
+    def of(self, service: str) -> dict[str, Any] | None:
+        """One service's rule for people: each value as it was last, its baseline, whether it is bad; None: no rule."""
+        declared = self._rules.get(service)
+        return None if declared is None else {
+            "rule": _words(declared), "problem": self._problems.get(service), "values": {
+                id_ or "*": {"value": series.value, "at_ms": series.seen_ms, "bad": series.bad,
+                             "baseline": round(series.baseline, 6)}
+                for id_, series in sorted(self._series.get(service, {}).items())}}
+
+    def conditions(self) -> Iterator[str]:
+        """What somebody should look at."""
+        if self.server is None:
+            for name in [name for name, one in self.fleet.services.items() if one.rule is not None][:LISTED]:
+                yield f"service {name} has a rule, but the settings name no prometheus.url"
+            return
+        for name, problem in list(self._problems.items())[:LISTED]:
+            yield f"rule of service {name}: {problem}"
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Ask for ever."""
+        try:
+            while True:
+                self.look()
+                await self.clock.sleep(LOOK_S)
+        finally:
+            for task in self._asking.values():
+                task.cancel()
+            await asyncio.gather(*self._asking.values(), return_exceptions=True)
+            if self.server is not None:
+                await self.server.close()
+
+    def look(self) -> None:
+        """Begin to ask what is due; forget what is no rule any more."""
+        if self.server is None:
+            return
+        declared = {name: one.rule for name, one in self.fleet.services.items() if one.rule is not None}
+        for name in [name for name, one in self._rules.items() if declared.get(name) != one]:
+            for kept in (self._rules, self._series, self._due, self._problems):
+                kept.pop(name, None)
+            self.changed((name,))
+        now = self.clock.monotonic()
+        for name, one in declared.items():
+            self._rules.setdefault(name, one)
+            if len(self._asking) >= AT_ONCE:
+                break
+            if name not in self._asking and self._due.get(name, now) <= now:
+                self._due[name] = now + one.interval_ms / 1000
+                self._asking[name] = asyncio.create_task(self._ask(name, one))
+
+    async def _ask(self, name: str, declared: checks.Rule) -> None:
+        assert self.server is not None  # noqa: S101 - `look` asks nothing without one
+        self.asked += 1
+        values: Mapping[str, float] = {}
+        problem = ""
+        try:
+            values = await self.server.ask(declared.query)
+        except NoAnswer as error:
+            problem = str(error)
+            self.failed += 1
+        finally:
+            del self._asking[name]
+        if self._rules.get(name) != declared:
+            return  # another one is declared meanwhile
+        if problem and self._problems.get(name) != problem:
+            _log.warning("rule of %s: %s", name, problem)
+        self._problems.pop(name, None)
+        if problem:
+            self._problems[name] = problem
+        self._take(name, declared, values)
+
+    def _take(self, name: str, declared: checks.Rule, values: Mapping[str, float]) -> None:
+        now_ms, gap_ms = self.clock.unix_ms(), MISSED * declared.interval_ms
+        bound = Bound(declared.above, declared.below, declared.percent_below_baseline, declared.for_ms)
+        members = self.fleet.members.get(name, {})
+        before = self._series.get(name, {})
+        after: dict[str, Series] = {}
+        for id_ in {*before, *values}:
+            if id_ != WHOLE and f"{name}/{id_}" not in members:
+                continue
+            series = before.get(id_, Series())
+            if id_ in values:
+                after[id_] = rule.seen(series, values[id_], now_ms, bound, gap_ms=gap_ms)
+            else:
+                after[id_] = series if 0 <= now_ms - series.seen_ms < gap_ms else rule.unknown(series)
+        self._series[name] = after
+        turned = [id_ for id_, series in after.items() if series.bad != before.get(id_, Series()).bad]
+        for id_ in turned:
+            _log.info("%s: %s: %s", f"{name}/{id_}" if id_ else name, "bad" if after[id_].bad else "good again",
+                      _words(declared))
+        if turned or before.keys() - after.keys():
+            self.changed((name,))
+
+    def _ramp_ms(self, service: str) -> int:
+        found = self.fleet.services.get(service)
+        return RAMP_MS if found is None or found.check == "none" else found.check.ramp_ms
+
+
+def _words(declared: checks.Rule) -> str:
+    if declared.above is not None:
+        bound = f"above {declared.above:g}"
+    elif declared.below is not None:
+        bound = f"below {declared.below:g}"
+    else:
+        bound = f"{declared.percent_below_baseline:g} % below its baseline"
+    return f"its rule: {bound} for {declared.for_ms / 1000:g} s"
