@@ -3,7 +3,8 @@
 Lives here: the memory of the last successes, the timeout, judging by it. Does not live here: waiting (`watch.probe`).
 
 A fixed timeout calls every far endpoint dead or every near one well for too long; so a probe may take its check's
-`timeout_ms` more than the handshake usually takes, and a second at most. Failures teach nothing. But a path can become
+`timeout_ms` more than the handshake usually takes, a round trip more where something is asked after it, and a second at
+most. Failures teach nothing. But a path can become
 longer for good, and a probe cut off early could never find out: after `STUCK` timeouts in a row the probe is given the
 whole second, and is then judged by the handshake it really had. A slow server does not gain by that, a far one does.
 """
@@ -46,13 +47,13 @@ class Baseline:
         usual = self.ms
         if usual is None or self._timeouts >= STUCK:
             return MOST_MS
-        return min(usual + check.timeout_ms, MOST_MS)
+        return min(_longest(check, usual), MOST_MS)
 
     def judged(self, check: Check, outcome: Outcome) -> Outcome:
         """Learns from an outcome, and calls a success that took too long after its own handshake a timeout."""
         if outcome.ours:
             return outcome
-        if outcome.ok and outcome.total_ms > outcome.handshake_ms + check.timeout_ms and self._late(check, outcome):
+        if outcome.ok and outcome.total_ms > _longest(check, outcome.handshake_ms) and self._late(check, outcome):
             outcome = outcome._replace(ok=False, reason=Reason.TIMEOUT)
         if not outcome.ok:
             self._timeouts = self._timeouts + 1 if outcome.reason is Reason.TIMEOUT else 0
@@ -66,4 +67,12 @@ class Baseline:
     def _late(self, check: Check, outcome: Outcome) -> bool:
         """Whether it is over the baseline as well: a quick handshake takes nothing from what the target usually has."""
         usual = self.ms
-        return usual is None or self._timeouts >= STUCK or outcome.total_ms > usual + check.timeout_ms
+        return usual is None or self._timeouts >= STUCK or outcome.total_ms > _longest(check, usual)
+
+
+def _longest(check: Check, handshake_ms: float) -> float:
+    """What a probe may take after such a handshake. A request's way there and back is no fault of the server's: it is
+    the handshake's length, or half of it where TLS 1.3 is in it.
+    """
+    asks = check.kind in ("http", "https", "grpc")
+    return handshake_ms * (1 + asks * (0.5 if check.shakes else 1.0)) + check.timeout_ms
