@@ -29,7 +29,7 @@ from dnsd.drill.clock import Clocks
 from dnsd.drill.network import WHERE, Network
 
 ZONE: Final = "drill.example"
-SITES: Final = (
+SITES: Final[tuple[dict[str, Any], ...]] = (
     {"id": "fra", "latitude": 50.1, "longitude": 8.7, "country": "DE", "region": "eu"},
     {"id": "iad", "latitude": 39.0, "longitude": -77.5, "country": "US", "region": "na"},
     {"id": "syd", "latitude": -33.9, "longitude": 151.2, "country": "AU", "region": "oc"})

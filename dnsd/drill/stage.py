@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dnsd.drill import fleet, web
 
@@ -26,6 +26,15 @@ FIRST, SECOND, THIRD = "first", "second", "third"
 CHECK: Final = {"kind": "http", "port": web.PORT, "interval_ms": 500, "timeout_ms": 300, "fall": 3, "rise": 2}
 
 
+class Held(NamedTuple):
+    """A lease as its holder knows it."""
+
+    site: str
+    number: int
+    address: str
+    fence: int
+
+
 class Stage:
     """The services of run `number` (1 to 250) and their endpoints. `expected`: service -> addresses, all being well."""
 
@@ -36,7 +45,7 @@ class Stage:
         self.expected: dict[str, frozenset[str]] = {}
         self.at_site: dict[str, set[str]] = {site["id"]: set() for site in fleet.SITES}
         self.lost: set[str] = set()
-        self._fences: dict[str, tuple[str, int]] = {}  # lease -> its endpoint's address, fence
+        self._held: dict[str, Held] = {}
         self._servers: list[web.Endpoint] = []
         self._agents: list[asyncio.Task[None]] = []
 
@@ -47,7 +56,7 @@ class Stage:
 
     async def create(self) -> None:
         """Servers, services, endpoints, leases; every node has all of it; NotReadyError."""
-        endpoints = []
+        endpoints: list[dict[str, Any]] = []
         for tier, (id_, site) in enumerate(zip((FIRST, SECOND, THIRD), self.at_site, strict=True)):
             self.tiers[id_] = server = await self._open(site, 10)
             endpoints.append({"id": id_, "service": self.api, "site": site, "a": server.address, "tier": tier})
@@ -64,7 +73,7 @@ class Stage:
         self.expected = {
             self.api: frozenset({self.tiers[FIRST].address}),
             self.wide: frozenset(one["a"] for one in endpoints if one["service"] == self.wide),
-            self.kept: frozenset(address for address, _ in self._fences.values())}
+            self.kept: frozenset(held.address for held in self._held.values())}
         self._agents = [asyncio.create_task(self._renew(site)) for site in self.at_site]
 
     async def known(self) -> None:
@@ -82,23 +91,23 @@ class Stage:
             reply = await self.fleet.api(
                 next(iter(fleet.NODES)), "GET", f"/v1/leases?prefix=k{self.number}-{site}-&page_size=100")
             found |= {str(one["key"]) for one in reply.body["items"]}
-        return self.lost | {address for lease, (address, _) in self._fences.items() if lease not in found}
+        return self.lost | {held.address for lease, held in self._held.items() if lease not in found}
 
     async def remove(self) -> None:
         """Everything of it, as far as the fleet is there to be told."""
         for agent in self._agents:
             agent.cancel()
-        for server in self._servers:
-            server.stop()
         node = next(iter(fleet.NODES))
         with suppress(OSError):
-            for lease, (_, fence) in self._fences.items():
-                await self.fleet.api(node, "DELETE", f"/v1/leases/{lease}?fence={fence}")
+            for lease, held in self._held.items():
+                await self.fleet.api(node, "DELETE", f"/v1/leases/{lease}?fence={held.fence}")
             sites = [site["id"] for site in fleet.SITES]
             await self.fleet.api(node, "POST", "/v1/apply?force=true", {"delete": {
                 "services": list(self.names), "endpoints": [
                     *(f"{self.api}/{id_}" for id_ in self.tiers),
                     *(f"{self.wide}/{site}-{place}" for site in sites for place in (20, 21))]}})
+        for server in self._servers:
+            server.stop()
 
     async def _open(self, site: str, place: int) -> web.Endpoint:
         server = await self.fleet.open(site, 256 * self.number + place)
@@ -125,8 +134,7 @@ class Stage:
 
     async def _acquire(self, site: str, number: int) -> None:
         holder = f"k{self.number}-{site}-{number}"
-        host = f"app-{site}"
-        address = self.fleet.network.address(host, 256 * self.number + 100 + number)
+        address = self.fleet.network.address(f"app-{site}", 256 * self.number + 100 + number)
         self.at_site[site].add(address)
         endpoint = {"id": f"{site}-{number}", "service": self.kept, "site": site, "a": address}
         node = next(name for name, at in fleet.NODES.items() if at == site)
@@ -134,18 +142,20 @@ class Stage:
             "holder": holder, "ttl": LEASE_TTL, "endpoints": [endpoint]})
         if reply.status != 201:
             raise fleet.NotReadyError(f"lease {holder}: {reply.body}")
-        self._fences[reply.body["id"]] = address, reply.body["fence"]
+        self._held[reply.body["id"]] = Held(site, number, address, reply.body["fence"])
 
     async def _renew(self, site: str) -> None:
-        """As an agent does: again and again, at the next node if one cannot."""
+        """As an agent does: again and again, at the next node if one cannot; what has ended is acquired again."""
         nodes = [name for name, at in fleet.NODES.items() if at == site]
         while True:
-            renewals = [{"id": lease, "fence": fence} for lease, (address, fence) in self._fences.items()
-                        if address in self.at_site[site]]
+            renewals = [{"id": lease, "fence": held.fence} for lease, held in self._held.items() if held.site == site]
             for node in nodes:
-                with suppress(OSError):
+                with suppress(OSError, fleet.NotReadyError):
                     reply = await self.fleet.api(node, "POST", "/v1/leases:renew", {"renewals": renewals}, seconds=5)
-                    if reply.status == 200:
-                        self.lost |= {self._fences[one["id"]][0] for one in reply.body["renewed"] if not one["ok"]}
-                        break
+                    if reply.status != 200:
+                        continue
+                    for gone in [one["id"] for one in reply.body["renewed"] if not one["ok"]]:
+                        self.lost.add(self._held[gone].address)
+                        await self._acquire(site, self._held[gone].number)
+                    break
             await asyncio.sleep(RENEW_S)

@@ -141,7 +141,7 @@ class Trial:
         return not self._unexpected()
 
     def _unexpected(self) -> list[str]:
-        return [f"{worker.node} {worker.worker} {name}: {sorted(worker.last.get(name, ()) ^ due)}"
+        return [f"{worker.node} {worker.worker} {name}: {sorted(worker.last.get(name, frozenset()) ^ due)}"
                 for worker in self._workers for name, due in self.stage.expected.items()
                 if worker.last.get(name) != due]
 
