@@ -64,6 +64,7 @@ class Policy:
     """A service's policy as numbers: filter, score, band, weight, take; `steer.policy` makes it from a preset.
 
     Scores are integers: a term of 1000 times its weight. `band_ms` is in milliseconds over the best candidate.
+    `trickle`, percent of the answers for the next tier, is in the tiers and weights of the view already.
     """
 
     proximity: int = 40
@@ -79,6 +80,7 @@ class Policy:
     unknown_fallback: bool = False
     split4: int = 0
     split6: int = 0
+    trickle: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -198,8 +198,7 @@ class Builder:
         return Verdict(
             service=name, at_ms=now_ms, up=tuple(key for key, one in cells.items() if _plain(one)),
             cells={key: one for key, one in cells.items() if not _plain(one)},
-            removals={str(type_): tuple((one.id, one.at_ms) for one in sifted.removals)
-                      for type_, sifted in sorted(found.sifted.items()) if sifted.removals})
+            removals={str(key): tuple((one.id, one.at_ms) for one in some) for key, some in found.removals.items()})
 
     def places(self, service: Service) -> Iterator[Place]:
         """Every address of a service's endpoints."""

@@ -1,7 +1,8 @@
 """What a service may answer now: members to `model.ServiceView`, with the reason for each that is not in it.
 
 Lives here: overrides, drain, load, owned types, the never-empty ladder and its memory. Does not live here: where state
-comes from (`control.state`), scoring (`steer.rank`), bytes (`compile.service`).
+comes from (`control.state`), what health leaves (`control.standing`), tiers and weights of that (`control.weights`),
+scoring (`steer.rank`), bytes (`compile.service`).
 
 Pure: fleet, memory and the time in, a view and the next memory out, so the same version gives the same view everywhere.
 
@@ -18,12 +19,14 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from dnsd.control import standing
-from dnsd.control.standing import Candidate, Measured, Sifted
+from dnsd.control.standing import Candidate, Kept, Measured, Sifted
 from dnsd.control.state import Fleet
+from dnsd.control.weights import Part, Place, placed
 from dnsd.dns import names, types
 from dnsd.model import EndpointView, Policy, ServiceView
 from dnsd.registry.models import Endpoint, Https, Override, PolicySpec, Service
 from dnsd.steer import policy
+from dnsd.steer.limits import Memory as Limits
 from dnsd.steer.limits import Removal
 
 LAST_GOOD_MS: Final = 24 * 3600 * 1000
@@ -54,7 +57,7 @@ Memory = Mapping[int, Remembered]
 class Member(NamedTuple):
     """One endpoint of a service: what is forced on it, and for which families it may be answered, and why.
 
-    `share` is the part of its weight it gets, `points` its health, both of 1000.
+    `share` is the part of its weight it gets, `points` its health, both of 1000; `sound`: it is believed to be up.
     """
 
     endpoint: Endpoint
@@ -64,10 +67,17 @@ class Member(NamedTuple):
     reason: str
     share: int = standing.WHOLE
     points: int = PERFECT
+    sound: bool = True
 
 
 Removals = Mapping[int, tuple[Removal, ...]]
-"""Record type -> what health has removed of it, for one service."""
+"""Record type -> what health has removed of it, for one service; and with these added to the type:"""
+
+SLOW: Final = 1 << 16
+"""what it has removed as slow;"""
+
+PAST: Final = 1 << 17
+"""what it had removed within this minute, and is back."""
 
 
 class Health(NamedTuple):
@@ -100,6 +110,16 @@ class Resolved(NamedTuple):
         """When time alone will change what health leaves (unix ms): a ramp's next step, room in the limits; 0: not."""
         return min((one.due_ms for one in self.sifted.values() if one.due_ms), default=0)
 
+    @property
+    def removals(self) -> dict[int, tuple[Removal, ...]]:
+        """What the limits are to remember of it."""
+        found: dict[int, tuple[Removal, ...]] = {}
+        for type_, sifted in self.sifted.items():
+            down, slow = sifted.kept
+            found |= {type_: down.removed, type_ | PAST: down.past,
+                      type_ | SLOW: slow.removed, type_ | SLOW | PAST: slow.past}
+        return {key: found[key] for key in sorted(found) if found[key]}
+
 
 def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 0,
             health: Health = UNMEASURED) -> Resolved:
@@ -109,12 +129,16 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
     sifted = {} if service.check == "none" and not health.speaks else {
         type_: _sift(service, members, type_, health, health.at_ms or now_ms) for type_ in TYPES.values()}
     members = tuple(_healthy(member, sifted) for member in members) if sifted else members
+    rules = _policy(service.policy)
+    where = placed([Part(m.endpoint.id, m.endpoint.tier, m.endpoint.weight, m.share, m.sound, m.a, m.aaaa)
+                    for m in members if m.a or m.aaaa], rules.trickle)
+    members = tuple(_noted(member, where.get(member.endpoint.id)) for member in members)
     live = tuple(
         EndpointView(
             m.endpoint.id, m.endpoint.site,
             m.endpoint.a.packed if m.a and m.endpoint.a else None,
             m.endpoint.aaaa.packed if m.aaaa and m.endpoint.aaaa else None,
-            m.endpoint.tier, _part(m.endpoint.weight, m.share), m.points, load_points(m.endpoint.load))
+            where[m.endpoint.id].tier, where[m.endpoint.id].weight, m.points, load_points(m.endpoint.load))
         for m in members if m.a or m.aaaa)
     owned = owned_types(fleet, service)
     after: dict[int, Remembered] = {}
@@ -128,7 +152,7 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
         types.AAAA: tuple(address.packed for address in service.fallback.aaaa)}
     in_doubt = any(last[t] and not fallback[t] for t in owned) or any(one.doubt for one in sifted.values())
     view = ServiceView(
-        names.to_wire(name), _policy(service.policy), service.ttl_floor if in_doubt else service.ttl,
+        names.to_wire(name), rules, service.ttl_floor if in_doubt else service.ttl,
         owned | {types.HTTPS} if service.https is not None else owned, live, fallback[types.A], fallback[types.AAAA],
         last[types.A], last[types.AAAA], map_id, any(one.panic for one in sifted.values()),
         https_params(service.https))
@@ -230,31 +254,33 @@ def _sift(service: Service, members: tuple[Member, ...], type_: int, health: Hea
         one = Candidate(endpoint.id, endpoint.site, endpoint.tier, endpoint.weight,
                         health.measured(endpoint.id, type_), state == "up")
         (candidates if could else spare).append(one)
-    return standing.sift(candidates, health.before.get(type_, ()), now_ms, fallback=bool(fallback), spare=spare)
+    return standing.sift(candidates, _kept(health.before, type_), now_ms, fallback=bool(fallback), spare=spare)
+
+
+def _kept(before: Removals, type_: int) -> Kept:
+    """The limits' memory of one family."""
+    down, slow = (Limits(before.get(key, ()), before.get(key | PAST, ())) for key in (type_, type_ | SLOW))
+    return Kept(down, slow)
 
 
 def _healthy(member: Member, sifted: Mapping[int, Sifted]) -> Member:
     """The member as health leaves it: the lesser of what both families say of its weight and points."""
     id_ = member.endpoint.id
-    shares, points, reasons = [], [], []
-    for type_, family in ((types.A, "IPv4"), (types.AAAA, "IPv6")):
-        one = sifted[type_]
-        if id_ in one.out:
-            reasons.append(f"{family} {one.out[id_]}")
-        if id_ in one.shares:
-            shares.append(one.shares[id_])
-            points.append(one.points[id_])
-        if id_ in one.held:
-            reasons.append(f"{family} answered though down: health may not remove so much at once")
+    answered = [one for one in sifted.values() if id_ in one.shares]
+    reasons = [f"{family} {text}" for type_, family in ((types.A, "IPv4"), (types.AAAA, "IPv6"))
+               for text in (sifted[type_].out.get(id_), sifted[type_].notes.get(id_)) if text]
     return member._replace(
         a=id_ in sifted[types.A].shares, aaaa=id_ in sifted[types.AAAA].shares,
-        share=min(shares, default=standing.WHOLE), points=min(points, default=PERFECT),
-        reason="; ".join(reasons) or member.reason)
+        share=min((one.shares[id_] for one in answered), default=standing.WHOLE),
+        points=min((one.points[id_] for one in answered), default=PERFECT),
+        sound=any(id_ in one.sound for one in answered), reason="; ".join(reasons) or member.reason)
 
 
-def _part(weight: int, share: int) -> int:
-    """A weight's part, at least 1 unless it is 0: 0 would mean never while another can be."""
-    return max(min(weight, 1), weight * share // standing.WHOLE)
+def _noted(member: Member, place: Place | None) -> Member:
+    """The member, and that it stands in another tier."""
+    if place is None or not place.note:
+        return member
+    return member._replace(reason=place.note if member.reason == "live" else f"{member.reason}; {place.note}")
 
 
 def _remember(

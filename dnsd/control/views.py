@@ -91,7 +91,7 @@ class Views:
             else:
                 self._due.pop(name, None)
             if self.health is not None:
-                self.health.keep(name, {type_: one.removals for type_, one in now.sifted.items()})
+                self.health.keep(name, now.removals)
             if now.memory != memory or self._stored.get(name) is not self.fleet.services[name]:
                 self._stored[name] = self.fleet.services[name]
                 self._remember(name, now.memory)

@@ -82,6 +82,16 @@ class PolicySpec(Model):
     unknown_client: Literal["weights", "fallback"] = "weights"
     split4: int = Field(default=0, ge=0, le=24, description="0: draw by window; else sticky by this block length")
     split6: int = Field(default=0, ge=0, le=56)
+    trickle: int = Field(default=0, ge=0, le=20, description="percent of the answers that the next tier gets")
+
+    @model_validator(mode="after")
+    def _trickle(self) -> PolicySpec:
+        points = (self.proximity, self.match, self.health, self.load)
+        if self.trickle and (self.preset not in (Preset.FAILOVER, Preset.WEIGHTED) or any(points)
+                             or self.fence != "none"):
+            raise ValueError("a trickle needs the preset failover or weighted, no points, and no fence: "
+                             "else who is asking would decide who gets it")
+        return self
 
     @model_validator(mode="after")
     def _both_splits(self) -> PolicySpec:
@@ -300,7 +310,8 @@ class Verdict(Model):
     """What the nodes have found of a service's endpoints, decided once for all: written by them, never by people.
 
     `up` are the places that are simply up, `cells` the others; a place is `endpoint id/type@what is probed`.
-    `removals`: type -> (endpoint id, unix ms) of what the limits let health remove, all as of `at_ms`.
+    `removals`: type -> (endpoint id, unix ms) of what the limits let health remove, all as of `at_ms` (with bits above
+    the type: as `control.resolve` has them).
     """
 
     service: str

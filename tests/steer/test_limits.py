@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd.steer.limits import WINDOW_MS, Removal, Subject, limited, room_at
+from dnsd.steer.limits import NOTHING, WINDOW_MS, Limited, Memory, Removal, Subject, gone, lagging, limited
+
+NEW = Memory()
 
 
 def fleet(text: str) -> list[Subject]:
@@ -20,9 +23,16 @@ def fleet(text: str) -> list[Subject]:
     return found
 
 
-def gone(text: str, before: tuple[Removal, ...] = (), now: int = 0) -> tuple[list[str], list[str], bool]:
-    removed, held, panic = limited(fleet(text), before, now)
-    return [one.id for one in removed], sorted(held), panic
+def ids(found: Limited) -> list[str]:
+    return [one.id for one in found.removed]
+
+
+def slow_ones(text: str, before: Memory, now: int, first: Limited, out: dict[str, int] | None = None) -> Limited:
+    """The same words, with ~ for one that is slow."""
+    subjects = fleet(text.replace("~", "+"))
+    signs = [sign for word in text.split() for sign in word[2:]]
+    slow = frozenset(s.id for s, sign in zip(subjects, signs, strict=True) if sign == "~")
+    return lagging(subjects, slow, before, now, first, out or NOTHING)
 
 
 @pytest.mark.parametrize(("text", "removed", "held", "panic"), [
@@ -42,100 +52,234 @@ def gone(text: str, before: tuple[Removal, ...] = (), now: int = 0) -> tuple[lis
     ("a0+++++++++ b0-", ["b00"], [], False),
     ("a0+---------", ["a01", "a02", "a03", "a04", "a05", "a06", "a07", "a08", "a09"], [], False),
     ("a0+----------", [], [], True),                                # under a tenth
+    ("a0----------- b1+", [f"a0{n}" for n in range(11)], [], False),    # who stands by takes over, few as it is
+    ("a0+---------- b1-", [], [], True),                            # under a tenth of each tier
+    ("a0- b0- c0- d1+", ["a00"], ["b00", "c00"], False),            # a tier at three sites: one a minute
 ])
 def test_what_goes(text: str, removed: list[str], held: list[str], panic: bool) -> None:
-    found = gone(text)
-    assert (sorted(found[0]), found[1], found[2]) == (sorted(removed), held, panic)
+    found = limited(fleet(text), NEW, 0)
+    assert (sorted(ids(found)), sorted(found.held), found.panic) == (sorted(removed), held, panic)
 
 
 def test_the_rest_goes_when_the_window_is_over() -> None:
     text = "a0+++ b0- c0- d0-"
-    first = limited(fleet(text), (), 0)
-    assert ([one.id for one in first.removed], first.held) == (["b00", "c00", "d00"], frozenset())
+    first = limited(fleet(text), NEW, 0)
+    assert (ids(first), first.held, first.room_ms) == (["b00", "c00", "d00"], frozenset(), 0)
     text = "a0+ b0- c0- d0+"
-    first = limited(fleet(text), (), 1000)
-    assert ([one.id for one in first.removed], first.held) == (["b00"], frozenset({"c00"}))
-    later = limited(fleet(text), first.removed, 1000 + WINDOW_MS - 1)
+    first = limited(fleet(text), NEW, 1000)
+    assert (ids(first), first.held, first.room_ms) == (["b00"], {"c00"}, 1000 + WINDOW_MS)
+    later = limited(fleet(text), first.memory, 1000 + WINDOW_MS - 1)
     assert later == first
-    last = limited(fleet(text), first.removed, 1000 + WINDOW_MS)
-    assert ([(one.id, one.at_ms) for one in last.removed], last.held) == (
-        [("b00", 1000), ("c00", 1000 + WINDOW_MS)], frozenset())
+    last = limited(fleet(text), first.memory, 1000 + WINDOW_MS)
+    assert last.removed == (Removal("b00", 1000), Removal("c00", 1000 + WINDOW_MS))
+    assert (last.held, last.room_ms) == (frozenset(), 0)
 
 
-def test_what_is_up_again_is_no_longer_removed_and_falls_anew() -> None:
-    removed = limited(fleet("a0++ b0-"), (), 0).removed
-    assert limited(fleet("a0++ b0+"), removed, 10).removed == ()
-    assert limited(fleet("a0++ b0-"), (), 20).removed == (Removal("b00", 20),)
+def test_what_is_up_again_is_no_longer_removed_but_counts() -> None:
+    """For the minute in which it was removed."""
+    removed = limited(fleet("a0++ b0- c0+"), NEW, 0).memory
+    back = limited(fleet("a0++ b0+ c0+"), removed, 10)
+    assert back.memory == Memory((), (Removal("b00", 0),))
+    other = limited(fleet("a0++ b0+ c0-"), back.memory, 20)
+    assert (ids(other), other.held) == (["c00"], frozenset()), "there are two places"
+    back = limited(fleet("a0+ b0+ c0+"), limited(fleet("a0+ b0- c0+"), NEW, 0).memory, 10)
+    other = limited(fleet("a0+ b0+ c0-"), back.memory, 20)
+    assert (ids(other), other.held, other.room_ms) == ([], {"c00"}, WINDOW_MS), "and here one"
+    later = limited(fleet("a0+ b0+ c0-"), other.memory, WINDOW_MS)
+    assert (ids(later), later.memory.past) == (["c00"], ())
+
+
+def test_one_that_fails_again_goes_again() -> None:
+    """At once: it is one that has been taken already; from then on for a minute."""
+    memory = limited(fleet("a0+ b0-"), NEW, 0).memory
+    memory = limited(fleet("a0+ b0+"), memory, 10_000).memory
+    again = limited(fleet("a0+ b0-"), memory, 20_000)
+    assert again.memory == Memory((Removal("b00", 20_000),))
+    memory = limited(fleet("a0+ b0+"), again.memory, WINDOW_MS + 10_000).memory
+    other = limited(fleet("a0- b0+"), memory, WINDOW_MS + 15_000)
+    assert (ids(other), other.held, other.room_ms) == ([], {"a00"}, WINDOW_MS + 20_000)
+
+
+def test_one_that_fails_again_waits_behind_others() -> None:
+    """Else one that flaps would keep for ever what is dead from going."""
+    memory = limited(fleet("a0- b0+ c0+"), NEW, 0).memory
+    waits = limited(fleet("a0+ b0- c0+"), memory, 10_000)
+    assert (ids(waits), waits.held) == ([], {"b00"})
+    both = limited(fleet("a0- b0- c0+"), waits.memory, 20_000)
+    assert (ids(both), both.held) == ([], {"a00", "b00"})
+    last = limited(fleet("a0- b0- c0+"), both.memory, WINDOW_MS)
+    assert len(last.removed) == 1
 
 
 def test_a_clock_that_is_set_back_makes_no_room() -> None:
     text, at = "a0+ b0- c0- d0+", 10 * WINDOW_MS
-    first = limited(fleet(text), (), at)
-    back = limited(fleet(text), first.removed, at - 5 * WINDOW_MS)
-    assert [one.id for one in back.removed] == ["b00"]
-    later = limited(fleet(text), back.removed, at - 4 * WINDOW_MS)
-    assert [one.id for one in later.removed] == ["b00", "c00"], "a minute after that, not when it is as late again"
+    first = limited(fleet(text), NEW, at)
+    back = limited(fleet(text), first.memory, at - 5 * WINDOW_MS)
+    assert ids(back) == ["b00"]
+    later = limited(fleet(text), back.memory, at - 4 * WINDOW_MS)
+    assert ids(later) == ["b00", "c00"], "a minute after that, not when it is as late again"
+    past = limited(fleet("a0+ b0+ c0- d0+"), first.memory, at - 5 * WINDOW_MS)
+    assert (ids(past), past.memory.past) == ([], (Removal("b00", at - 5 * WINDOW_MS),))
 
 
-def test_when_there_is_room() -> None:
-    assert room_at((), 5) == 0
-    old, new, newer = Removal("a", 0), Removal("b", 20_000), Removal("c", 30_000)
-    assert room_at((newer, old, new), WINDOW_MS) == 20_000 + WINDOW_MS
+def test_who_is_deleted_takes_no_room() -> None:
+    memory = limited(fleet("a0+ b0-"), NEW, 0).memory
+    found = limited(fleet("a0- c0+"), memory, 10)
+    assert found.memory == Memory((Removal("a00", 10),))
+    assert limited(fleet("a0+ c0-"), Memory((), (Removal("b00", 0),)), 10).memory == Memory((Removal("c00", 10),))
 
 
 def test_thousands_of_endpoints_cost_milliseconds() -> None:
     many = [Subject(f"e{n}", f"s{n % 50}", 0, 100, n % 2 == 0) for n in range(4000)]
     began = time.process_time()
-    limited(many, (), 0)
+    limited(many, NEW, 0)
     assert time.process_time() - began < 0.5, "it took seconds when each looked at all the others"
 
 
 def test_what_is_forced_stays_when_its_group_is_given_up() -> None:
     group = [s._replace(forced=s.id == "b00") for s in fleet("a0+++ b0+--")]
-    assert sorted(one.id for one in limited(group, (), 0).removed) == ["b01", "b02"]
+    assert ids(limited(group, NEW, 0)) == ["b01", "b02"]
 
 
-def test_panic_forgets() -> None:
-    removed = limited(fleet("a0+ b0-"), (), 0).removed
-    assert limited(fleet("a0- b0-"), removed, 10) == ((), frozenset(), True)
+def test_panic_remembers_what_was() -> None:
+    """When it is over the minute is not."""
+    memory = limited(fleet("a0+ b0- c0+"), NEW, 0).memory
+    panic = limited(fleet("a0- b0- c0-"), memory, 10)
+    assert panic == Limited(Memory((), (Removal("b00", 0),)), frozenset(), panic=True)
+    over = limited(fleet("a0+ b0+ c0-"), panic.memory, 20)
+    assert (ids(over), over.held) == ([], {"c00"})
+    assert ids(limited(fleet("a0+ b0- c0+"), panic.memory, 20)) == ["b00"]
+    assert limited(fleet("a0- b0- c0-"), panic.memory, WINDOW_MS).memory == NEW
+
+
+def test_when_something_else_is_answered_all_are_gone() -> None:
+    memory = limited(fleet("a0+ b0- c0-"), NEW, 0).memory
+    everybody = gone(fleet("a0- b0- c0-"), memory, 10)
+    assert everybody == Memory((Removal("a00", 10), Removal("b00", 0), Removal("c00", 10)))
+    assert gone(fleet("a0- b0- c0-"), everybody, 10) == everybody
+    first = limited(fleet("a0+ b0- c0-"), everybody, 20)
+    assert (ids(first), first.held) == (["b00", "c00"], frozenset()), "the dead do not come back with the first"
+    assert gone(fleet("b0-"), Memory((Removal("b00", 50),)), 10) == Memory((Removal("b00", 10),))
+
+
+NO_ONE = limited(fleet("a0+"), NEW, 0)
+
+
+@pytest.mark.parametrize(("text", "left_out", "held"), [
+    ("a0+", [], []),
+    ("a0~", [], []),                              # nobody is quick
+    ("a0~~ b0~~", [], []),
+    ("a0+ b0~", ["b00"], []),
+    ("a0~ b1+", ["a00"], []),                     # one that stands by is quick
+    ("a0~~~~~~~~~~~ b1+", [f"a0{n}" for n in (0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9)], []),
+    ("a0+ b0~ c0~", ["b00"], ["c00"]),            # one a minute
+    ("a0+~~ b0+++", ["a01", "a02"], []),          # who is quick does not go with its group
+    ("a0+~~~~~~~~~~", [], []),                    # a tenth would not carry it
+    ("a0~~ b0~~ c1++", ["a00", "a01"], ["b00", "b01"]),
+])
+def test_who_is_slow_is_left_out_while_others_are_quick(text: str, left_out: list[str], held: list[str]) -> None:
+    first = limited(fleet(text.replace("~", "+")), NEW, 0)
+    found = slow_ones(text, NEW, 0, first)
+    assert (ids(found), sorted(found.held)) == (left_out, held)
+    assert slow_ones(text, found.memory, 0, first) == found
+    assert bool(found.room_ms) is bool(held)
+
+
+def test_the_slow_take_what_room_the_dead_leave() -> None:
+    dead = "a0+ b0- c0+"
+    first = limited(fleet(dead), NEW, 0)
+    subjects = fleet(dead)
+    found = lagging(subjects, frozenset({"c00"}), NEW, 0, first)
+    assert (ids(found), found.held, found.room_ms) == ([], {"c00"}, WINDOW_MS)
+    assert ids(lagging(subjects, frozenset({"c00"}), NEW, WINDOW_MS, first)) == ["c00"]
+    # what was removed as dead and is back counts too
+    back = limited(fleet("a0+ b0+ c0+"), first.memory, 10)
+    assert lagging(fleet("a0+ b0+ c0+"), frozenset({"c00"}), NEW, 10, back).held == {"c00"}
+
+
+def test_the_slow_come_back_where_the_dead_need_the_room() -> None:
+    left_out = slow_ones("a0+ b0~ c0+", NEW, 0, NO_ONE).memory
+    assert [one.id for one in left_out.removed] == ["b00"]
+    subjects = fleet("a0+ b0+ c0-")
+    first = limited(subjects, NEW, 10, {"b00": 0})
+    assert ids(first) == ["c00"], "who is dead goes at once"
+    second = lagging(subjects, frozenset({"b00"}), left_out, 10, first)
+    assert (ids(second), second.held) == ([], {"b00"})
+    assert lagging(subjects, frozenset({"b00"}), second.memory, 10, first) == second
+    later = lagging(subjects, frozenset({"b00"}), left_out, WINDOW_MS, first)
+    assert ids(later) == ["b00"], "after a minute it is used to being without it"
+
+
+def test_slow_to_dead_and_back_is_out_all_the_time() -> None:
+    slow = slow_ones("a0+ b0~ c0+", NEW, 0, NO_ONE).memory
+    subjects = fleet("a0+ b0- c0-")
+    first = limited(subjects, NEW, 10, {"b00": 0})
+    assert (first.removed, first.held) == ((Removal("b00", 0),), {"c00"}), "it was out, so it stays out"
+    second = lagging(subjects, frozenset(), slow, 10, first)
+    assert second.memory == NEW
+    dead = limited(fleet("a0+ b0- c0+"), NEW, 0)
+    recovered = limited(fleet("a0+ b0+ c0+"), dead.memory, 10)
+    found = lagging(fleet("a0+ b0+ c0+"), frozenset({"b00"}), NEW, 10, recovered, {"b00": 0})
+    assert (found.removed, found.held) == ((Removal("b00", 0),), frozenset())
+    assert lagging(fleet("a0+ b0+ c0+"), frozenset({"b00"}), found.memory, 10, recovered) == found
+
+
+def test_in_panic_the_slow_are_answered_too() -> None:
+    slow = slow_ones("a0+ b0~", NEW, 0, NO_ONE).memory
+    subjects = fleet("a0- b0+")
+    panic = Limited(NEW, frozenset(), panic=True)
+    found = lagging(subjects, frozenset({"b00"}), slow, 10, panic)
+    assert found.memory == Memory((), (Removal("b00", 0),))
 
 
 def test_weights_count() -> None:
     heavy = [Subject("big", "a", 0, 10_000, True), *(Subject(f"s{n}", f"b{n}", 0, 100, False) for n in range(9))]
-    assert limited(heavy, (), 0).panic
+    assert limited(heavy, NEW, 0).panic
     heavy = [one._replace(weight=1200) if one.id != "big" else one for one in heavy]
-    assert [one.id for one in limited(heavy, (), 0).removed] == ["big"]
+    assert ids(limited(heavy, NEW, 0)) == ["big"]
     idle = [Subject("zero", "a", 0, 0, True), Subject("one", "b", 0, 0, False)]
-    assert [one.id for one in limited(idle, (), 0).removed] == ["zero"]
+    assert ids(limited(idle, NEW, 0)) == ["zero"]
 
 
-SUBJECTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(0, 200), st.booleans()),
-                    max_size=12).map(
-    lambda rows: [Subject(f"e{n}", site, tier, weight, down) for n, (site, tier, weight, down) in enumerate(rows)])
+ROWS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 2), st.integers(0, 200), st.sampled_from("+-~")),
+                min_size=12, max_size=12)
 
 
-@given(SUBJECTS, st.permutations(range(12)))
-def test_order_does_not_matter_and_something_healthy_stays(subjects: list[Subject], order: list[int]) -> None:
-    found = limited(subjects, (), 0)
-    assert limited([subjects[n] for n in order if n < len(subjects)], (), 0) == found
-    ids = {one.id for one in found.removed}
+def subjects_of(rows: list[tuple[str, int, int, str]]) -> list[Subject]:
+    return [Subject(f"e{n}", site, tier, weight, sign == "-") for n, (site, tier, weight, sign) in enumerate(rows)]
+
+
+@given(ROWS, st.permutations(range(12)), st.integers(0, 12))
+def test_order_does_not_matter_and_something_healthy_stays(
+    rows: list[tuple[str, int, int, str]], order: list[int], number: int,
+) -> None:
+    subjects = subjects_of(rows[:number])
+    found = limited(subjects, NEW, 0)
+    assert limited([subjects[n] for n in order if n < len(subjects)], NEW, 0) == found
+    removed = set(ids(found))
     healthy = {s.id for s in subjects if not s.down}
     if healthy:
-        assert healthy - ids
-    assert not ids & found.held
+        assert healthy - removed
+    assert not removed & found.held
     if not found.panic:
-        assert {s.id for s in subjects if s.down} == {s.id for s in subjects if s.down and s.id in ids | found.held}
+        assert {s.id for s in subjects if s.down} <= removed | found.held
 
 
-@given(st.lists(st.tuples(st.integers(0, 30_000), st.lists(st.booleans(), min_size=10, max_size=10)), max_size=40))
-def test_velocity_holds_for_any_flips(steps: list[tuple[int, list[bool]]]) -> None:
-    """In any minute no more *stands* removed afresh than the limit, whatever health says and takes back."""
-    base = [Subject(f"e{n}", "abcde"[n // 2], 0, 100, False) for n in range(10)]
-    before: tuple[Removal, ...] = ()
-    now = 0
-    for gap, downs in steps:
-        now += gap
-        found = limited([s._replace(down=d) for s, d in zip(base, downs, strict=True)], before, now)
-        fresh = [one for one in found.removed if now - one.at_ms < WINDOW_MS]
-        assert len(fresh) <= 3  # 34 % of ten; a site has two
-        before = found.removed
+@pytest.mark.parametrize("seed", range(20))
+def test_deciding_again_changes_nothing(seed: int) -> None:
+    """Every node decides from what was decided for all, as of then: it must come to the same."""
+    chance = Random(f"{seed}")
+    for _ in range(40):
+        rows = [(chance.choice("abc"), chance.randrange(2), chance.choice((0, 1, 50, 100, 100)), "+")
+                for _ in range(chance.randrange(1, 12))]
+        before, slow, now = NEW, NEW, 10**6
+        for _ in range(6):
+            now += chance.choice((0, 1, 1000, 30_000, WINDOW_MS))
+            signs = [chance.choice("+-~") for _ in rows]
+            subjects = subjects_of([(*row[:3], sign) for row, sign in zip(rows, signs, strict=True)])
+            lag = frozenset(s.id for s, sign in zip(subjects, signs, strict=True) if sign == "~")
+            first = limited(subjects, before, now, dict(slow.removed))
+            second = lagging(subjects, lag, slow, now, first, dict(before.removed))
+            assert limited(subjects, first.memory, now, dict(second.removed)) == first
+            assert lagging(subjects, lag, second.memory, now, first, dict(first.removed)) == second
+            before, slow = first.memory, second.memory

@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dnsd.steer.health import State
-from dnsd.steer.limits import Subject, limited
+from dnsd.steer.limits import Limited, Memory, Subject, limited
 from dnsd.steer.quorum import Sight, Vote, isolated, verdict, watchers
 
 NOW, FRESH = 1_000_000, 2_000
@@ -204,7 +204,7 @@ def test_nine_of_ten_observers_cut_off_take_nothing_away(dead: list[str], kept: 
     assert [t for t, state in verdicts.items() if state is State.UNKNOWN] == kept
     assert State.DOWN not in verdicts.values()
     fleet = [Subject(t, site[t], 0, 100, verdicts[t] is State.DOWN) for t in site]
-    assert limited(fleet, (), NOW) == ((), frozenset(), False)
+    assert limited(fleet, Memory(), NOW) == Limited(Memory(), frozenset(), panic=False)
 
 
 def test_a_lost_site_is_seen_by_all_and_removed() -> None:
@@ -217,7 +217,7 @@ def test_a_lost_site_is_seen_by_all_and_removed() -> None:
         {f"v{n}": Vote(State.DOWN if fails[t] else State.UP, NOW, blind) for n in range(3)},
         NOW, fresh_ms=FRESH) is State.DOWN}
     assert down == {"e0", "e3", "e6"}
-    found = limited([Subject(t, site[t], 0, 100, t in down) for t in site], (), NOW)
+    found = limited([Subject(t, site[t], 0, 100, t in down) for t in site], Memory(), NOW)
     assert {one.id for one in found.removed} == down
 
 
