@@ -1,55 +1,265 @@
 """What must hold of every node at every moment, and of all of them once nothing has gone wrong for a while.
 
-Lives here: the laws, told in the words of users: names, addresses, versions. Does not live here: how things come about.
+Lives here: the laws, in terms of what a node was told, what it answers, and what the store has written down. Does not
+live here: how things come about (`world`, `test_machine`).
+
+A law is looked at where it could be broken: each time a service is resolved (what may be answered is known then, before
+workers have it), each time a worker has taken frames, and at rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import json
+import random
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dnsd.answer import respond
+from dnsd.context import Context
+from dnsd.control import reply
 from dnsd.control.app import Process
-from dnsd.dns import types
-from dnsd.model import Stamp
+from dnsd.dns import names, types
+from dnsd.metrics import SLOTS
+from dnsd.model import ServiceView, Stamp
+from dnsd.registry.models import Endpoint, Override
+from dnsd.steer.health import State
 from tests.control.rig import Worker
+from tests.machine.loops import BEGAN_MS
 
 if TYPE_CHECKING:
     from tests.machine.world import Node, World
 
-TYPES = {types.A: "A", types.AAAA: "AAAA"}
+TYPES = (types.A, types.AAAA)
+WINDOW_S = 60.0
+DAY_MS = 24 * 3600 * 1000
+STATIC, NOWHERE = "static.example.com", "nowhere.example.com"
+CALM_MS = 300
+"""Time an own measure of time may be off by, where a law is about milliseconds."""
+
+
+class Out(NamedTuple):
+    """An endpoint that health has taken out of a node's answers: when, its weight, and whether only for being slow."""
+
+    at_s: float
+    weight: int
+    slow: bool
 
 
 class Laws:
-    """Looks on. What a law says is in the message of its assertion."""
+    """Looks on; `check` raises what was found."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.names: tuple[str, ...] = ()
         self.broken: list[str] = []
-        self._stamps: dict[tuple[str, int], Stamp] = {}
-        self._answers: dict[tuple[str, int, str, int], list[bytes]] = {}
-        self._may_end: dict[tuple[str, str, int], str] = {}
+        self.asked = 0
+        self._stamps: dict[int, Stamp] = {}
+        self._had: dict[tuple[int, str, int], bool] = {}
+        self._empty: dict[tuple[str, str, int], str] = {}  # node, name, type -> why it may be empty
+        self._answered: dict[tuple[str, str, int], frozenset[str]] = {}
+        self._out: dict[tuple[str, str, int], dict[str, Out]] = {}
+        self._limits: dict[tuple[str, str, int], deque[tuple[float, int]]] = {}
 
     def attach(self, node: Node, process: Process) -> None:
-        """A control process that is about to run."""
+        """A control process that is about to run: look on whenever it resolves services."""
+        refresh = process.views.refresh
 
-    def served(self, node: Node, worker: Worker) -> None:
-        """A worker has taken frames."""
-        stamp, key = worker.stamp, (node.name, id(worker))
-        if stamp is None:
-            return
-        before = self._stamps.get(key)
-        if before is not None and before.epoch == stamp.epoch and stamp < before:
-            self.broken.append(f"{node.name}: {before} was served, and now {stamp}")
-        self._stamps[key] = stamp
-        for name in self.names:
-            for type_ in TYPES:
-                _rcode, _found = worker.ask(name, type_)
+        def refreshed(names_: Iterable[str], now_ms: int) -> dict[str, ServiceView | None]:
+            asked = list(names_)
+            found = refresh(asked, now_ms)
+            for name in asked:
+                self._resolved(node, process, name, now_ms)
+            return found
+
+        process.views.refresh = refreshed  # type: ignore[method-assign]
+
+    def forget(self, node: Node) -> None:
+        """A process was killed with what it had removed within the last seconds."""
+        for memory in (self._out, self._limits, self._answered):
+            for key in [key for key in memory if key[0] == node.name]:
+                del memory[key]  # type: ignore[attr-defined]
 
     def check(self) -> None:
         """Nothing was broken so far."""
-        assert not self.broken, self.broken
+        assert not self.broken, "\n".join(self.broken[:5])
+
+    def _wrong(self, node: Node, text: str) -> None:
+        self.broken.append(f"at {self.world.loop.time():.2f} s {node.name}: {text}")
+
+    # --- when a service is resolved ---
+
+    def _resolved(self, node: Node, process: Process, name: str, now_ms: int) -> None:
+        for type_ in TYPES:
+            self._empty[node.name, name, type_] = self._may_be_empty(process, name, type_, now_ms)
+        resolved = process.views.resolved.get(name)
+        if resolved is None:
+            return
+        members = process.fleet.members.get(name, {}).values()
+        for type_ in TYPES:
+            live = frozenset(e.id for e in resolved.view.live if (e.a if type_ == types.A else e.aaaa))
+            self._forced(node, process, members, live, type_, now_ms)
+            self._velocity(node, process, name, type_, live, now_ms)
+            self._answered[node.name, name, type_] = live
+
+    def _may_be_empty(self, process: Process, name: str, type_: int, now_ms: int) -> str:
+        """Why a name may have no address of a type, by what its owner did; "" where it must have one it had."""
+        fleet = process.fleet
+        service = fleet.services.get(name)
+        if service is None:
+            return "its owner deleted it" if name in self.world.ended else ""
+        if service.types is not None and types.type_text(type_) not in service.types:
+            return "it does not own the type"
+        if service.fallback.a if type_ == types.A else service.fallback.aaaa:
+            return ""
+        for endpoint in fleet.members.get(name, {}).values():
+            if _address(endpoint, type_) and _state(fleet.overrides, endpoint, now_ms) != "down":
+                return ""
+        graves = [grave for grave in fleet.ended.get(name, {}).values() if _address(grave.endpoint, type_)]
+        last = max(graves, key=lambda grave: grave.at_ms, default=None)
+        if last is not None and not last.revoked and _state(fleet.overrides, last.endpoint, now_ms) != "down" and (
+                now_ms - last.at_ms < DAY_MS):
+            return ""
+        return "all is forced down or was taken away"
+
+    def _forced(self, node: Node, process: Process, members: Collection[Endpoint], live: frozenset[str], type_: int,
+                now_ms: int) -> None:
+        """What an operator forces beats what is measured."""
+        for endpoint in members:
+            if not _address(endpoint, type_):
+                continue
+            state = _state(process.fleet.overrides, endpoint, now_ms)
+            if state == "up" and endpoint.id not in live:
+                self._wrong(node, f"{endpoint.key} is forced up and is not answered")
+            if state == "down" and endpoint.id in live:
+                self._wrong(node, f"{endpoint.key} is forced down and is answered")
+
+    def _velocity(self, node: Node, process: Process, name: str, type_: int, live: frozenset[str], now_ms: int) -> None:
+        """Health takes away no more than its limit in any minute, unless it has taken all."""
+        key = node.name, name, type_
+        out, now_s = self._out.setdefault(key, {}), self.world.loop.time()
+        able = {e.id: e for e in process.fleet.members.get(name, {}).values()
+                if _address(e, type_) and _state(process.fleet.overrides, e, now_ms) not in ("down", "drain")}
+        before = self._answered.get(key, frozenset())
+        for id_ in [id_ for id_ in out if id_ in live or id_ not in able]:
+            del out[id_]
+        limits = self._limits.setdefault(key, deque())
+        limits.append((now_s, _limit(able.values())))
+        while limits[0][0] < now_s - WINDOW_S:
+            limits.popleft()
+        if not live & able.keys():  # all are down, or nothing is left to health
+            out.clear()
+            return
+        for id_ in (before & able.keys()) - live:
+            measured = process.judge.measured(name, id_, type_)
+            if measured.proven and measured.state is not State.UNKNOWN:
+                out[id_] = Out(now_s, max(1, able[id_].weight), measured.state is State.DEGRADED)
+        most = max(limit for _, limit in limits)
+        for slow in (False, True):
+            recent = {id_: one for id_, one in out.items() if one.slow == slow and one.at_s > now_s - WINDOW_S + 1}
+            taken = sum(one.weight for one in recent.values())
+            if len(recent) > 1 and taken > most:
+                self._wrong(node, f"{name}: health took {sorted(recent)} within a minute, {taken} of at most {most}")
+
+    # --- when a worker has taken frames ---
+
+    def served(self, node: Node, worker: Worker) -> None:
+        """A worker has taken frames."""
+        stamp = worker.stamp
+        if stamp is None:
+            return
+        before = self._stamps.get(id(worker))
+        if before is not None and before.epoch == stamp.epoch and stamp < before:
+            self._wrong(node, f"after {before} a worker serves {stamp}")
+        self._stamps[id(worker)] = stamp
+        if worker.ask(STATIC)[0] or worker.ask(NOWHERE)[0] != 3:
+            self._wrong(node, "names of the zone are answered otherwise")
+        for name, service in self.world.names.items():
+            for type_ in TYPES:
+                rcode, found = worker.ask(name, type_)
+                key = id(worker), name, type_
+                why = self._empty.get((node.name, service, type_), "")
+                if self._had.get(key) and (rcode or not found) and not why:
+                    self._wrong(node, f"{name} {types.type_text(type_)} had an answer, now rcode {rcode} and none")
+                self._had[key] = bool(found)
+
+    # --- at rest ---
+
+    def agree(self, clients: int, seed: int = 0) -> None:
+        """All nodes stand at one version, have one content, and answer all clients alike."""
+        first = self.world.nodes[0]
+        for node in self.world.nodes:
+            process, live = node.process, node.process.publisher.live
+            assert process.intake.connected, f"{node.name}: {process.intake.problem}"
+            assert not process.intake.held, f"{node.name}: {process.intake.held}"
+            assert process.judge.together, (
+                f"{node.name} judges alone: {process.votes.presence}, follows {process.intake.epoch}")
+            assert not live.left_out, f"{node.name}: {live.left_out}"
+            assert not live.refused, f"{node.name}: {live.refused}"
+            assert not process.publisher.faults, f"{node.name}: {process.publisher.faults}"
+            ours, theirs = (n.process.publisher.live for n in (node, first))
+            assert ours.stamp[:2] == theirs.stamp[:2], f"{node.name} is at {ours.stamp}, others at {theirs.stamp}"
+            for owner in ours.published.keys() | theirs.published.keys():
+                assert ours.published.get(owner) == theirs.published.get(owner), (
+                    f"{node.name} and {first.name} have {owner!r} otherwise")
+            for worker in node.workers:
+                assert worker.stamp == live.stamp, f"{node.name}: a worker is at {worker.stamp}, control at {live.stamp}"
+            now = node.process.views.refresh([*node.process.fleet.services], node.clock.unix_ms())
+            for name, view in now.items():
+                assert view is None or ours.published[view.owner] == view, f"{node.name}: {name} is not as it should be"
+        self._alike(clients, seed)
+
+    def _alike(self, clients: int, seed: int) -> None:
+        """The same octets for the same packet from the same client, from every worker."""
+        draw = random.Random(seed)
+        context = Context(memoryview(bytearray(8 * SLOTS)).cast("Q"), tcp=True, node="any")
+        packets = [reply.query(names.to_wire(name), type_) for name in self.world.names for type_ in TYPES]
+        workers = [worker for node in self.world.nodes for worker in node.workers]
+        for _ in range(clients):
+            client = draw.randbytes(4) if draw.random() < 0.5 else b"\x20\x01" + draw.randbytes(14)
+            packet, now = draw.choice(packets), BEGAN_MS // 1000 + draw.randrange(100)
+            found = {respond(packet, client, worker.images.image, now, context) for worker in workers}
+            assert len(found) == 1, f"client {client.hex()} gets {len(found)} answers to {packet.hex()}"
+            self.asked += 1
+
+    def audit(self, accepted: dict[int, tuple[str, str]]) -> None:
+        """Each version is in the audit trail once, and what was accepted as what it was."""
+        meta = self.world.memory.data.get(b"dnsd:meta", {})
+        found: dict[int, tuple[str, str]] = {}
+        for trail in (b"dnsd:audit", b"dnsd:audit-leases"):
+            stream = self.world.memory.data.get(trail)
+            for at, flat in zip(stream.ids, stream.fields, strict=True) if stream is not None else ():
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                assert at[0] not in found, f"version {at[0]} is in the audit trail twice"
+                found[at[0]] = fields[b"action"].decode(), fields[b"key"].decode()
+                for part in (b"before", b"after"):
+                    assert not fields[part] or json.loads(fields[part]) is not ..., "no JSON"
+        assert sorted(found) == list(range(min(found, default=1), int(meta.get(b"version", b"0")) + 1))
+        for version, what in accepted.items():
+            assert found.get(version) == what, f"version {version} was {what}, the audit trail has {found.get(version)}"
 
 
-def _unused(_: Iterable[Any]) -> None:
-    return
+def _address(endpoint: Endpoint, type_: int) -> Any:
+    return endpoint.a if type_ == types.A else endpoint.aaaa
+
+
+def _state(overrides: dict[str, Override], endpoint: Endpoint, now_ms: int) -> str:
+    """What is forced on an endpoint: by the nearest override that has not ended."""
+    for key in _targets(endpoint):
+        one = overrides.get(key)
+        if one is not None and (not one.until_ms or now_ms < one.until_ms):
+            return one.state
+    return ""
+
+
+def _targets(endpoint: Endpoint) -> Iterator[str]:
+    yield f"endpoint:{endpoint.service}/{endpoint.id}"
+    yield f"site:{endpoint.site}"
+    yield f"service:{endpoint.service}"
+
+
+def _limit(endpoints: Collection[Endpoint]) -> int:
+    """The largest site, or 34 % of all weight."""
+    sites: dict[str, int] = {}
+    for endpoint in endpoints:
+        sites[endpoint.site] = sites.get(endpoint.site, 0) + max(1, endpoint.weight)
+    return max(max(sites.values(), default=0), sum(sites.values()) * 34 // 100)

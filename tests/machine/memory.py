@@ -149,6 +149,9 @@ class Memory:
         score = self._scores(key).get(member)
         return None if score is None else _number(score)
 
+    def _zmscore(self, key: bytes, *members: bytes) -> list[bytes | None]:
+        return [self._zscore(key, member) for member in members]
+
     def _zrange(self, key: bytes, first: bytes, last: bytes, *more: bytes) -> list[bytes]:
         ranked = self._scores(key).ranked()
         return _flat(ranked[int(first):None if int(last) == -1 else int(last) + 1], more)
@@ -276,11 +279,21 @@ class _Lua:
 
 
 def _encoded(value: Any) -> bytes:
-    text = json.dumps(value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value,
-                      ensure_ascii=False)
+    text = json.dumps(_spoken(value), ensure_ascii=False, separators=(",", ":"))
     for plain, code in CODES.items():
         text = text.replace(plain, code)
     return text.encode("utf-8", "surrogateescape")
+
+
+def _spoken(value: Any) -> Any:
+    """A Lua value as JSON has it; a table that begins at 1 is an array."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if lua51.lua_type(value) != "table":
+        return value
+    if value[1] is not None:
+        return [_spoken(value[at]) for at in range(1, len(value) + 1)]
+    return {_spoken(key): _spoken(one) for key, one in value.items()}
 
 
 def _decoded(raw: bytes) -> Any:

@@ -121,6 +121,8 @@ class World:
         self.network = Network(self.loop)
         self.home = Path(tempfile.mkdtemp(prefix="dnsd-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
         self.faults: list[str] = []
+        self.names: dict[str, str] = {}  # what is asked -> the service that it is
+        self.ended: set[str] = set()  # names whose owner may have ended what they had
         self._quiet()
         self.nodes = [self._node(number) for number in range(nodes)]
         self.link = Link(self.memory)  # the operators' own
@@ -137,11 +139,11 @@ class World:
     def go(self, seconds: float) -> None:
         """Time passes."""
         self.do(asyncio.sleep(seconds))
+        assert not self.faults, self.faults[:3]
         for node in self.nodes:
             if node.run is not None and node.run.task.done():
                 raise AssertionError(f"control of {node.name} ended: {node.run.task!r}") from (
                     node.run.task.exception())
-        assert not self.faults, self.faults
 
     def close(self) -> None:
         for node in self.nodes:
