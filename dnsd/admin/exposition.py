@@ -32,6 +32,7 @@ _STATUS: Final = (
     ("dnsd_control_uptime_seconds", "gauge", "uptime_s", "How long the control process has been there"),
     ("dnsd_registry_up", "gauge", "registry.up", "1 while the registry answers"),
     ("dnsd_registry_held", "gauge", "registry.is_held", "1 while what the registry offers is not taken"),
+    ("dnsd_registry_alarm", "gauge", "registry.alarmed", "1 while a loss was adopted that nobody has seen yet"),
     ("dnsd_registry_version", "gauge", "registry.version", "Registry version this node has read"),
     ("dnsd_registry_corrupt_values", "gauge", "registry.corrupt", "Values of the store that cannot be read"),
     ("dnsd_registry_events_total", "counter", "registry.events", "Events read from the registry"),

@@ -28,6 +28,7 @@ from dnsd import disk, metrics
 from dnsd.control import files
 from dnsd.control.builder import Builder
 from dnsd.control.clock import Clock
+from dnsd.control.custody import Custody
 from dnsd.control.desk import Answers, Desk
 from dnsd.control.face import Control
 from dnsd.control.feeds import Feeds
@@ -35,7 +36,9 @@ from dnsd.control.files import ImageFiles
 from dnsd.control.health import Health
 from dnsd.control.intake import Intake
 from dnsd.control.judge import Judge
+from dnsd.control.keeping import Keeping
 from dnsd.control.leaseclock import LeaseClock
+from dnsd.control.local import Local
 from dnsd.control.maps import Maps, opened
 from dnsd.control.publish import Publisher
 from dnsd.control.reports import Reports
@@ -157,13 +160,19 @@ class Process:
             self.views, ImageFiles(settings.state), self.feeds, node=settings.node, clock=self.clock)
         self.maps.publisher = self.publisher
         self.registry = Registry(Link(settings.store_url, settings.registry.prefix))
-        self.intake = Intake(self.registry, self.fleet, self.publisher, self.maps, clock=self.clock)
+        self.intake = Intake(
+            self.registry, self.fleet, self.publisher, self.maps, clock=self.clock, history=self.registry.history,
+            node=settings.node)
+        self.keeping = self.intake.memory = Keeping(settings.state, self.fleet, self.clock)
+        self.local = Local(settings.state, self.intake, self.registry, node=settings.node)
         self.lease_clock = LeaseClock(self.registry, self.views, self.publisher, clock=self.clock)
         self.zones = Zones([(zone.name, zone.file) for zone in settings.zones])
         self.control = Control(
             self.registry, disk.mapped(settings.stats), node=settings.node, views=self.views, publisher=self.publisher,
             feeds=self.feeds, maps=self.maps, intake=self.intake, lease_clock=self.lease_clock, zones=self.zones,
             clock=self.clock)
+        self.control.local = self.local
+        self.control.custody = Custody(self.intake, self.fleet, self.registry, self.registry.history)
         self._node_file = settings.state / files.NODE
         self.secondaries = self.control.secondaries = Secondaries(
             settings.zones, Keys(settings.keys), self.publisher, self.registry, self.intake, state=settings.state,
@@ -211,6 +220,7 @@ class Process:
         api = await self._start_api()
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
+            self.keeping.run, self.local.run,
             self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run, self.votes.run,
             self.builder.run, self.judge.run, self.reports.run, self.rules.run, self.control.news.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
@@ -258,6 +268,7 @@ class Process:
             self.intake.resume(self.views.restore(self._node_file))
         except (ValueError, OSError) as error:
             _log.error("the memory of last good answers is lost: %s", error)
+        self.local.take_over()
         self.secondaries.take_over()
         self.watching.take_over()
         stats = self.control.stats

@@ -17,11 +17,13 @@ from typing import Any, Final
 
 from dnsd import metrics
 from dnsd.control.clock import Allowance, Clock
+from dnsd.control.custody import Custody
 from dnsd.control.explain import Explainer
 from dnsd.control.feeds import Feeds
 from dnsd.control.intake import Intake
 from dnsd.control.judge import Judge
 from dnsd.control.leaseclock import LeaseClock
+from dnsd.control.local import Local
 from dnsd.control.maps import Maps
 from dnsd.control.news import News
 from dnsd.control.publish import Publisher
@@ -58,6 +60,8 @@ class Control:
         self.capture: Capture | None = None
         self.secondaries: Secondaries | None = None
         self.watching: Watching | None = None
+        self.custody: Custody | None = None
+        self.local: Local | None = None
         self.judge: Judge | None = None
         self.reports: Reports | None = None
         self.rules: Rules | None = None
@@ -85,6 +89,10 @@ class Control:
             yield "draining"
         if self.publisher.live.image is None:
             yield "no image is served yet"
+        if self.intake.alarm:
+            yield f"lost: {self.intake.alarm}"
+        if self.local is not None and self.local.entries:
+            yield f"forced on this node only: {', '.join(sorted(self.local.entries)[:LISTED])}"
         if self.intake.held:
             yield f"held: {self.intake.held}"
         elif not self.intake.connected:
@@ -121,6 +129,8 @@ class Control:
             "uptime_s": round(self.clock.monotonic() - self._started, 1),
             "registry": {
                 "up": intake.connected, "held": intake.held or None, "is_held": bool(intake.held),
+                "alarm": intake.alarm or None, "alarmed": bool(intake.alarm),
+                "local": self.local.described() if self.local is not None else [],
                 "stale_for": details["stale_for"],
                 "version": fleet.version, "events": intake.events, "loads": intake.loads, "corrupt": intake.corrupt},
             "workers": [self._worker(slot) for slot in range(len(self.feeds.feeds))],

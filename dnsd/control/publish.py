@@ -119,7 +119,8 @@ class Publisher:
     @property
     def following(self) -> bool:
         """Whether the image follows a fleet, not only the file of a former process."""
-        return self._epoch is not None and self.live.image is not None and self.live.stamp.epoch == self._epoch
+        return (self._epoch is not None and not self._held and self.live.image is not None
+                and self.live.stamp.epoch == self._epoch)
 
     def reached(self, version: int) -> bool:
         """Whether every worker serves at least this version of the epoch that is followed."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, NamedTuple, cast
 
-from dnsd.registry.models import Endpoint, Kind, Override, Service, Site, Verdict
+from dnsd.registry.models import Endpoint, Kind, Lease, Override, Service, Site, Verdict
 from dnsd.registry.values import Event, Loaded
 
 ENDED_KEPT: Final = 16
@@ -47,8 +47,9 @@ class Touched:
 class Fleet:
     """Objects by key. `members` are a service's endpoints by key; `ended` those that are gone, newest last.
 
-    `held` counts the endpoints under each lease. `corrupt` are the places (`kind/key`) the store could not give at the
-    last load.
+    `held` counts the endpoints under each lease; `leases` is what is known of these, `strangers` of which nothing is.
+    `corrupt` are the places (`kind/key`) the store could not give at the last load. `overrides` are those in force:
+    what was forced on this node alone (`local`) hides the registry's (`hidden`) until it is lifted.
     """
 
     version: int = 0
@@ -61,6 +62,10 @@ class Fleet:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     held: Counter[str] = field(default_factory=Counter)
     corrupt: frozenset[str] = frozenset()
+    leases: dict[str, Lease] = field(default_factory=dict)
+    strangers: set[str] = field(default_factory=set)
+    local: dict[str, Override] = field(default_factory=dict)
+    hidden: dict[str, Override] = field(default_factory=dict)
 
     def endpoints(self) -> Iterable[Endpoint]:
         """All endpoints, service by service."""
@@ -95,11 +100,58 @@ class Fleet:
         ended = self.ended
         self.version, self.sites, self.services = fresh.version, fresh.sites, fresh.services
         self.overrides, self.owned, self.members = fresh.overrides, fresh.owned, fresh.members
-        self.verdicts = fresh.verdicts
-        self.held = Counter(e.lease for e in self.endpoints() if e.lease is not None)
+        self.verdicts, self.leases, self.hidden = fresh.verdicts, fresh.leases, {}
+        for override in self.local.values():
+            self._hide(override)
+        self.count_held()
         self.ended = {name: kept for name, kept in ended.items() if name in self.services}
         self._bury(gone, now_ms)
         return touched
+
+    def take(self, other: Fleet) -> None:
+        """Be as another is; what is forced on this node alone stays."""
+        local = dict(self.local)
+        for each in fields(other):
+            setattr(self, each.name, getattr(other, each.name))
+        self.local, self.hidden = {}, {}
+        for override in local.values():
+            self.force(override)
+
+    def count_held(self) -> None:
+        """Count anew which leases have endpoints."""
+        self.held = Counter(e.lease for e in self.endpoints() if e.lease is not None)
+        self.strangers = set(self.held.keys() - self.leases.keys())
+
+    def force(self, override: Override) -> set[str]:
+        """Force a state on this node alone; the services it has a say in."""
+        touched = self.lift(override.key) | self.reached_by(override)
+        self.local[override.key] = override
+        self._hide(override)
+        return touched
+
+    def lift(self, key: str) -> set[str]:
+        """Go by the registry's override again, if it has one; the services that reaches."""
+        local = self.local.pop(key, None)
+        if local is None:
+            return set()
+        _put(self.overrides, key, self.hidden.pop(key, None))
+        return self.reached_by(local)
+
+    def registered(self, key: str) -> Override | None:
+        """The registry's override of a key."""
+        return self.hidden.get(key) if key in self.local else self.overrides.get(key)
+
+    def learn(self, leases: Iterable[Lease]) -> None:
+        """What is known of leases under which there are endpoints."""
+        for lease in leases:
+            if lease.id in self.held:
+                self.leases[lease.id] = lease
+                self.strangers.discard(lease.id)
+
+    def _hide(self, override: Override) -> None:
+        if override.key in self.overrides:
+            self.hidden[override.key] = self.overrides[override.key]
+        self.overrides[override.key] = override
 
     def reached_by(self, override: Override) -> set[str]:
         """The services an override has a say in."""
@@ -129,9 +181,9 @@ class Fleet:
             _put(self.sites, key, value)
             touched.sites = True
         elif kind is Kind.OVERRIDE:
-            for override in (self.overrides.get(key), cast("Override | None", value)):
+            for override in (self.registered(key), cast("Override | None", value)):
                 touched.services |= self.reached_by(override) if override is not None else set()
-            _put(self.overrides, key, value)
+            _put(self.hidden if key in self.local else self.overrides, key, value)
         if event.owned is not None:
             self.owned[key] = event.owned
 
@@ -145,11 +197,15 @@ class Fleet:
             self.held[before.lease] -= 1
             if not self.held[before.lease]:
                 del self.held[before.lease]
+                self.leases.pop(before.lease, None)
+                self.strangers.discard(before.lease)
         if value is not None:
             members[key] = value
             self.ended.get(service, {}).pop(key, None)
             if value.lease is not None:
                 self.held[value.lease] += 1
+                if value.lease not in self.leases:
+                    self.strangers.add(value.lease)
             return
         if before is not None:
             del members[key]
@@ -188,7 +244,7 @@ def from_loaded(loaded: Loaded) -> Fleet:
     """A fleet as it was loaded, with nothing remembered."""
     fleet = Fleet(
         loaded.position.version, dict(loaded.sites), dict(loaded.services), dict(loaded.overrides), dict(loaded.owned),
-        verdicts=dict(loaded.verdicts))
+        verdicts=dict(loaded.verdicts), leases=dict(loaded.leases))
     for key, endpoint in loaded.endpoints.items():
         fleet.members.setdefault(endpoint.service, {})[key] = endpoint
         if endpoint.lease is not None:

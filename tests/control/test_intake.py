@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from dnsd.control.intake import BACKOFF_S, HOLD_S, Intake
+from dnsd.control.keeping import Keeping
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.maps import Maps
 from dnsd.model import Fault
-from dnsd.registry.errors import Gap, Unavailable
+from dnsd.registry.errors import Gap, PreconditionFailed, Unavailable
 from dnsd.registry.fields import Model
+from dnsd.registry.history import Marks
+from dnsd.registry.models import Lease
 from dnsd.registry.values import Event, Loaded, Position, Tick
 from tests.control.fleet_samples import NOW, SERVICE, endpoint, events, gone, loaded, override, service, site
 from tests.control.rig import EPOCH, Rig
@@ -75,7 +78,7 @@ class Node:
 
     async def step(self, count: int = 1) -> None:
         for _ in range(count):
-            await self.intake._attempt(self.intake._follow if self.intake.cursor else self.intake._load)
+            await self.intake._attempt(self.intake._next())
         await self.rig.publisher.publish()
         await self.rig.settle()
 
@@ -157,7 +160,7 @@ async def test_a_store_that_lost_its_state_is_held_off(make: Make, state: Loaded
     await node.step(3)
     assert words in node.intake.held
     assert node.ask() == (0, [ADDRESS1])
-    assert not node.rig.publisher.open
+    assert not node.rig.publisher.reached(1)
     assert node.script.asked[-1] == "position"  # what was judged is not loaded again and again
     assert node.rig.clock.slept[-1] == HOLD_S
     assert node.intake.stale_for > 0
@@ -295,3 +298,191 @@ async def test_the_lease_clock_keeps_its_pace(make: Make) -> None:
     for task in tasks:
         task.cancel()
     assert {0.25, 0.5} == set(node.rig.clock.slept)
+
+
+class Past:
+    """The history of a `Script`: what is begun shows in its state."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.left = Marks()
+        self.begun: list[tuple[int, tuple[int, int], bool]] = []
+        self.known: list[Lease] = []
+        self.taken = False
+
+    async def marks(self) -> Marks:
+        return self.left
+
+    async def leases(self, ids: Iterable[str]) -> list[Lease]:
+        return [lease for lease in self.known if lease.id in set(ids)]
+
+    async def begin(self, epoch: int, *, above: tuple[int, int], actor: str, accepted: bool) -> tuple[int, int]:
+        if self.taken:
+            raise PreconditionFailed("another was first")
+        self.begun.append((epoch, above, accepted))
+        at = self.script.state.position
+        fresh = Position(max(epoch, above[0]) + 1, max(at.version, above[1]) + 1, "", "chain")
+        self.script.state = self.script.state._replace(position=fresh._replace(cursor=f"{fresh.version}-0"))
+        return fresh.epoch, fresh.version
+
+
+def with_past(make: Make, *objects: Model, version: int = 5) -> tuple[Node, Past]:
+    node = make(Script(*objects, version=version))
+    node.intake.history = past = Past(node.script)
+    return node, past
+
+
+async def test_a_small_loss_is_adopted_as_a_history_of_its_own_with_an_alarm(make: Make) -> None:
+    node, past = with_past(make, service(), A1, A2)
+    await node.step()
+    node.script.feed = [Gap("forked")]
+    node.script.state = loaded(service(), A1, epoch=EPOCH, version=4)  # a failover has lost a write
+    await node.step(3)
+    assert past.begun == [(EPOCH, (EPOCH, 5), False)]
+    assert node.intake.held == ""
+    assert "went back from version 5 to 4; it was adopted, lost are endpoints: 1 of 2" in node.intake.alarm
+    assert node.ask() == (0, [ADDRESS1])
+    assert node.rig.publisher.live.stamp.epoch == EPOCH + 1
+    assert node.rig.publisher.reached(6)
+    # Until a person has seen it.
+    await node.step(3)
+    assert node.intake.alarm
+    past.left = Marks(EPOCH + 1, 6)
+    node.rig.clock.ms += 1000
+    await node.step()
+    assert not node.intake.alarm
+
+
+async def test_another_node_was_first(make: Make) -> None:
+    node, past = with_past(make, service(), A1, A2)
+    await node.step()
+    past.taken = True
+    node.script.feed = [Gap("forked")]
+    node.script.state = loaded(service(), A1, epoch=EPOCH, version=4)
+    await node.step(2)
+    assert node.intake.epoch is None
+    node.script.state = loaded(service(), A1, epoch=EPOCH + 1, version=6)
+    await node.step()
+    assert node.intake.epoch == EPOCH + 1
+    assert "endpoints: 1 of 2" in node.intake.alarm
+
+
+async def test_what_a_person_accepts_is_adopted_by_all(make: Make) -> None:
+    node, past = with_past(make, service(), A1, A2)
+    await node.step()
+    node.script.feed = [Gap("forked")]
+    node.script.state = loaded(service(), epoch=EPOCH + 1, version=1)
+    await node.step(2)
+    assert "lacks 2 of 2 endpoints" in node.intake.held
+    past.left = Marks(EPOCH + 2, 6)  # on any node
+    node.script.state = loaded(service(), epoch=EPOCH + 2, version=6)
+    await node.step()
+    assert not node.intake.held
+    assert not node.intake.alarm
+    assert node.intake.epoch == EPOCH + 2
+
+
+async def test_a_backup_that_was_accepted_once_is_held_all_the_same(make: Make) -> None:
+    node, past = with_past(make, service(), A1, A2, version=50)
+    await node.step()
+    past.left = Marks(EPOCH, 3)
+    node.script.feed = [Gap("forked")]
+    node.script.state = loaded(service(), epoch=EPOCH, version=4)
+    await node.step(2)
+    assert "went back" in node.intake.held
+
+
+async def test_nothing_is_adopted_while_it_is_being_restored(make: Make) -> None:
+    node, past = with_past(make, service(), A1, A2)
+    await node.step()
+    past.left = Marks(restoring=True)
+    node.script.feed = [Gap("forked")]
+    node.script.state = loaded(service(), A1, epoch=EPOCH + 1, version=3)
+    await node.step(3)
+    assert "being restored" in node.intake.held
+    past.left = Marks()  # whoever restored it has died: now it is judged
+    await node.step()
+    assert not node.intake.held
+    assert "endpoints: 1 of 2" in node.intake.alarm
+
+
+async def test_own_findings_are_published_while_a_state_is_held(make: Make) -> None:
+    node, _ = with_past(make, service(), A1, A2)
+    await node.step()
+    node.script.feed = [Gap("forked")]
+    node.script.state = loaded(epoch=EPOCH + 1, version=1)
+    await node.step(2)
+    assert node.intake.held
+    before = node.rig.publisher.live.stamp
+    touched = node.rig.fleet.force(override("endpoint", A1.key, "down"))
+    node.rig.publisher.mark(touched)
+    await node.rig.publish()
+    assert node.ask() == (0, [ADDRESS2])
+    assert node.rig.publisher.live.stamp > before
+    assert node.rig.publisher.live.stamp[:2] == (EPOCH, 5)
+    assert not node.rig.publisher.reached(1)
+
+
+async def test_who_holds_new_endpoints_is_asked_once(make: Make) -> None:
+    node, past = with_past(make, service())
+    lease = Lease(id="h1", holder="h1", fence=2, ttl=20, deadline=1, endpoints=(A1.key,), token="t")
+    past.known = [lease]
+    await node.step()
+    held = endpoint("a1", "192.0.2.1", lease="h1"), endpoint("a2", "192.0.2.2", lease="spoilt")
+    node.script.feed = [events(6, *held)]
+    await node.step(2)
+    assert node.rig.fleet.leases == {"h1": lease}
+    assert not node.rig.fleet.strangers
+    node.script.feed = [gone(7, held[0])]
+    await node.step(2)
+    assert not node.rig.fleet.leases
+
+
+async def test_a_process_that_starts_without_the_store_goes_by_what_was_known(make: Make, tmp_path: Path) -> None:
+    first, _ = with_past(make, service(), A1, A2)
+    keeping = first.intake.memory = Keeping(tmp_path, first.rig.fleet, first.rig.clock)
+    await first.step()
+    await keeping.write()
+    first.script.feed = [events(6, override("endpoint", A2.key, "down"))]
+    await first.step(2)
+    assert first.ask() == (0, [ADDRESS1])
+
+    second, _ = with_past(make)
+    second.script.away = Unavailable("not yet")
+    second.intake.memory = Keeping(tmp_path, second.rig.fleet, second.rig.clock)
+    stamp = second.rig.publisher.live.stamp
+    assert stamp.version == 6
+    await second.step()
+    await second.intake._serve_on()
+    await second.rig.publish()
+    assert second.ask() == (0, [ADDRESS1])
+    assert second.rig.publisher.live.stamp == (EPOCH, 6, stamp.node_seq + 1)
+    assert not second.rig.publisher.reached(6)
+    assert second.rig.fleet.endpoint(A2.key) == A2
+    # Its own findings reach the answers.
+    second.rig.publisher.mark(second.rig.fleet.force(override("site", "one", "down")))
+    await second.rig.publish()
+    assert second.ask()[1] == []
+    second.rig.publisher.mark(second.rig.fleet.lift("site:one"))
+    # What comes back is judged by all that was known.
+    second.script.away = None
+    second.script.state = loaded(service(), A1, A2, epoch=EPOCH, version=8)
+    await second.step(2)
+    assert second.intake.epoch == EPOCH
+    assert second.rig.publisher.reached(8)
+
+
+async def test_an_older_fleet_than_the_image_is_not_published(make: Make, tmp_path: Path) -> None:
+    first, _ = with_past(make, service(), A1)
+    keeping = first.intake.memory = Keeping(tmp_path, first.rig.fleet, first.rig.clock)
+    await first.step()
+    await keeping.write()
+    first.intake.memory = None  # as if the disk had been full
+    first.script.feed = [events(6, A2)]
+    await first.step(2)
+    second, _ = with_past(make)
+    second.script.away = Unavailable("not yet")
+    second.intake.memory = Keeping(tmp_path, second.rig.fleet, second.rig.clock)
+    await second.step(3)
+    assert second.intake.served == 0
+    assert not second.rig.publisher.open

@@ -441,16 +441,18 @@ async def test_another_epoch_comes_as_a_whole_image(make: Make) -> None:
     assert not rig.publisher.feeds.reached(EPOCH, 1)
 
 
-async def test_nothing_is_published_while_held(make: Make) -> None:
-    rig = await make(service(), A1)
+async def test_what_this_node_finds_is_published_while_held(make: Make) -> None:
+    rig = await make(service(), A1, A2)
     rig.publisher.hold()
-    rig.drop(A1)
+    rig.publisher.mark(rig.fleet.force(override("endpoint", A1.key, "down")))
     await rig.publish()
-    assert rig.workers[0].ask(SERVICE) == (0, [ADDRESS1])
+    assert rig.workers[0].ask(SERVICE) == (0, [ADDRESS2])
+    assert rig.workers[0].stamp is not None
+    assert rig.workers[0].stamp.version == 1
+    assert not rig.publisher.reached(1)
     rig.publisher.adopt(EPOCH)
     await rig.publish()
-    assert rig.workers[0].stamp is not None
-    assert rig.workers[0].stamp.version == 2
+    assert rig.publisher.reached(1)
 
 
 async def test_idle_publishes_at_once_and_busy_gathers_for_50_ms(make: Make) -> None:
