@@ -7,9 +7,9 @@ what watches it shares nothing with it.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 import struct
-from ipaddress import IPv4Address
 from typing import Any, Final, NamedTuple, Self
 
 NSID: Final = 3
@@ -91,12 +91,14 @@ def answer(data: bytes) -> Answer:
             kind, _, ttl, size = _RECORD.unpack_from(data, at)
             at += _RECORD.size
             if place < counts[0] and kind == _A:
-                addresses.append(str(IPv4Address(data[at : at + size])))
+                addresses.append(str(ipaddress.IPv4Address(data[at : at + size])))
                 ttls.append(ttl)
             elif kind == 41:
                 server = _option(data[at : at + size])
             at += size
-    except (struct.error, IndexError) as error:
+        if at > len(data):
+            raise IndexError("cut off")
+    except (struct.error, IndexError, ipaddress.AddressValueError) as error:
         raise ValueError(f"no reply: {data.hex()}") from error
     return Answer(flags & 15, tuple(addresses), min(ttls, default=0), server)
 

@@ -9,7 +9,6 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 PORT: Final = 8080
@@ -54,14 +53,17 @@ class Endpoint:
             await self.start()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        try:
             await reader.readuntil(b"\r\n\r\n")
             if self.death == "slow":
                 await asyncio.sleep(SLOW_S)
             status = "500 Broken" if self.death == "500" else "200 OK"
             writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".encode())
             await writer.drain()
-        writer.close()
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            return  # a prober or user that has gone is no news
+        finally:
+            writer.close()
 
 
 async def get(sock: socket.socket, address: str, seconds: float) -> bool:
