@@ -72,6 +72,13 @@ _STATUS: Final = (
     ("dnsd_health_stretched_ratio", "gauge", "health.stretched", "By how much the node's rate lengthens all intervals"),
     ("dnsd_probes_total", "counter", "health.probes", "Probes that ended with a verdict"),
     ("dnsd_health_changes_total", "counter", "health.changes", "Changes of an address's state"),
+    ("dnsd_reports_total", "counter", "health.reports.taken", "Reports of endpoints' health, of all nodes"),
+    ("dnsd_reports_refused_total", "counter", "health.reports.refused", "Reports over their reporter's quota"),
+    ("dnsd_reports_untold_total", "counter", "health.reports.untold", "Reports that other nodes were not told"),
+    ("dnsd_breakers_open", "gauge", "health.reports.open", "Endpoints whose circuit breaker is open"),
+    ("dnsd_endpoints_unhealthy", "gauge", "health.reports.unhealthy", "Endpoints whose holder says they are unhealthy"),
+    ("dnsd_rules_bad", "gauge", "health.rules.bad", "Endpoints that a rule holds something against"),
+    ("dnsd_rules_failed_total", "counter", "health.rules.failed", "Questions to Prometheus without an answer"),
     ("dnsd_zones", "gauge", "zones", "Zones served"),
     ("dnsd_maps", "gauge", "maps", "Maps from client prefixes to sites"),
 )

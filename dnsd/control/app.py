@@ -201,6 +201,7 @@ class Process:
         self.judge.follows = lambda: self.intake.epoch
         self.reports = self.control.reports = Reports(
             self.fleet, node=settings.node, tell=self.registry.sightings.tell, clock=self.clock)
+        self.control.survey.reports = self.reports
         self.reports.changed = self.judge.advised
         self.votes.reported = self.reports.heard
         self.rules = self.control.rules = Rules(self.fleet, settings.prometheus, self.clock)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from dnsd.control.health import Health
 from dnsd.control.judge import Judge
 from dnsd.control.publish import Publisher
+from dnsd.control.reports import Reports
 from dnsd.control.resolve import Member, Resolved, forced
 from dnsd.control.standing import WHOLE
 from dnsd.control.targets import addresses
@@ -28,6 +29,7 @@ class Survey:
 
     def __init__(self, views: Views, judge: Judge, health: Health, publisher: Publisher) -> None:
         self.views, self.judge, self.health, self.publisher = views, judge, health, publisher
+        self.reports: Reports | None = None
 
     def of(self, name: str, now_ms: int) -> dict[str, Any] | None:
         """The service now; None when there is none."""
@@ -53,6 +55,7 @@ class Survey:
             "endpoint": endpoint.id, "site": endpoint.site, "tier": endpoint.tier, "weight": endpoint.weight,
             "load": endpoint.load, "lease": endpoint.lease, "override": _override(override),
             "answered": [FAMILIES[type_] for type_, there in ((types.A, member.a), (types.AAAA, member.aaaa)) if there],
+            "reports": self.reports.of(name, endpoint.id) if self.reports is not None else None,
             "share": member.share, "why": member.reason, "held_back": list(_held_back(resolved, member)),
             "addresses": list(self._addresses(name, member)),
         }
