@@ -1,8 +1,9 @@
 """How soon nobody is sent to an endpoint that has died, and how soon again when it lives: `python bench/failover.py`.
 
 Every run is a service of its own, with two endpoints in two tiers: what fell lately has to succeed more often, so no
-endpoint dies twice. The first one dies at a random moment. Each worker is asked every 10 ms until it answers with the
-other one; a while later the first lives again, and is waited for likewise. The time of a run is its last worker's.
+endpoint dies twice. What is back is answered at once, without a ramp. The first one dies at a random moment. Each
+worker is asked every 10 ms until it answers with the other one; a while later the first lives again, and is waited for
+likewise. The time of a run is its last worker's.
 
     refused   nobody listens: RST                    500     HTTP 500
     silent    SYNs are dropped: the queue is full    slow    200, after 1.2 s
@@ -10,6 +11,9 @@ other one; a while later the first lives again, and is waited for likewise. The 
 
 `--resolver` measures what clients behind unbound see: one question every 50 ms from a random while before the death,
 and the time of the last answer with the dead address. Deaths take turns.
+
+`--delay MS` puts that many milliseconds, each way, between the node and its endpoints: in two network namespaces that
+`dnsd.drill` joins. A death counts from its moment at the endpoint.
 
 All the while every service that nothing has happened to is asked too: it must be answered with its first endpoint. The
 node's log must tell of one fall for each death, and of no other.
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import platform
 import random
 import re
@@ -29,9 +34,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
-from ipaddress import IPv4Address
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -39,12 +44,17 @@ from typing import Any, Final
 import workloads
 from servers import Node, free_port, write_config
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dnsd.drill import netns, network
+
 DEATHS: Final = ("refused", "silent", "hole", "500", "slow")
 SITES: Final = (
     {"id": "fra", "latitude": 50.1, "longitude": 8.7, "country": "DE", "region": "eu"},
     {"id": "syd", "latitude": -33.9, "longitude": 151.2, "country": "AU", "region": "oc"})
 CHECK: Final = {"kind": "http", "path": "/healthz", "text": "ok", "interval_ms": 500, "timeout_ms": 300, "fall": 3,
-                "rise": 2}
+                "rise": 2, "ramp_ms": 0}
+TCP: Final = {"kind": "tcp"} | {key: CHECK[key] for key in ("interval_ms", "timeout_ms", "fall", "rise", "ramp_ms")}
 ZONE: Final = "$TTL 300\n@ SOA ns1 hostmaster 1 7200 900 1209600 60\n@ NS ns1\nns1 A 127.0.0.1\n"
 NSID: Final = b"\0\3\0\0"
 SLOW_S: Final = 1.2
@@ -81,11 +91,33 @@ class Endpoint(asyncio.Protocol):
             self.transport.close()
 
 
+class Place:
+    """Where endpoints are: in another network namespace, or here."""
+
+    def __init__(self, namespace: str = "") -> None:
+        self.prefix = "10.2.0.0/16" if namespace else "127.77.0.0/16"
+        self._there = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC) if namespace else -1
+        self._here = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def __getitem__(self, number: int) -> IPv4Address:
+        return IPv4Network(self.prefix)[number]
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Sockets that are made meanwhile are at home there."""
+        if self._there >= 0:
+            netns.enter(self._there, netns.NEW_NET)
+        try:
+            yield
+        finally:
+            netns.enter(self._here, netns.NEW_NET)
+
+
 class Host:
     """An HTTP server at an address, which dies and lives again."""
 
-    def __init__(self, address: IPv4Address, port: int) -> None:
-        self.at, self.death = (str(address), port), ""
+    def __init__(self, address: IPv4Address, port: int, place: Place) -> None:
+        self.at, self.death, self.place = (str(address), port), "", place
         self._fill: list[socket.socket] = []
         self._listen()
 
@@ -99,7 +131,8 @@ class Host:
         elif death == "silent":
             self._sock.listen(0)
             for _ in range(3):  # one fits in the queue; while it is full Linux drops SYNs
-                sock = socket.socket()
+                with self.place.inside():
+                    sock = socket.socket()
                 sock.setblocking(False)
                 sock.connect_ex(self.at)
                 self._fill.append(sock)
@@ -112,7 +145,8 @@ class Host:
             asyncio.get_running_loop().add_reader(self._sock, self._accept)
 
     def _listen(self) -> None:
-        self._sock = socket.create_server(self.at, backlog=64)
+        with self.place.inside():
+            self._sock = socket.create_server(self.at, backlog=64)
         self._sock.setblocking(False)
         asyncio.get_running_loop().add_reader(self._sock, self._accept)
 
@@ -127,16 +161,16 @@ class Host:
 class Run:
     """A service that is there for one death. `steady`: nothing has happened to it, or it is over."""
 
-    def __init__(self, number: int, port: int, *, ttl: int, death: str) -> None:
+    def __init__(self, number: int, port: int, place: Place, *, ttl: int, death: str) -> None:
         self.name, self.ttl, self.death = f"r{number}.{workloads.ZONE}", ttl, death
-        self.first, self.second = IPv4Address("127.77.1.0") + number, IPv4Address("127.77.128.0") + number
-        self.hosts = Host(self.first, port), Host(self.second, port)
+        self.first, self.second = place[256 + number], place[32768 + number]
+        self.hosts = Host(self.first, port, place), Host(self.second, port, place)
         self.steady = True
         self.seconds: list[float] = []
 
-    def fleet(self, port: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def fleet(self, port: int, check: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The service and its endpoints."""
-        service = {"name": self.name, "ttl": self.ttl, "check": CHECK | {"port": port}}
+        service = {"name": self.name, "ttl": self.ttl, "check": dict(check) | {"port": port}}
         return service, [
             {"id": site["id"], "service": self.name, "site": site["id"], "a": str(address), "tier": tier}
             for tier, (site, address) in enumerate(zip(SITES, (self.first, self.second), strict=True))]
@@ -184,24 +218,39 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--at-once", type=int, default=0, help="runs at the same time (4; with --resolver 10)")
     parser.add_argument("--seed", type=int, default=random.getrandbits(32))
+    parser.add_argument("--delay", type=float, default=0, metavar="MS", help="one way between node and endpoints")
+    parser.add_argument("--tcp", action="store_true", help="check by TCP alone; only the deaths that it can see")
+    parser.add_argument("--far", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.delay and not options.far:
+        return _apart(options.delay)
     print(f"CPython {platform.python_version()}, {options.workers} workers, seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="dnsd-bench-") as folder:
         return asyncio.run(_main(options, Path(folder)))
 
 
+def _apart(delay_ms: float) -> int:
+    """This command again, on a host that is so far from another, where endpoints will be."""
+    with network.Network({"near": "10.1.0.0/16", "far": "10.2.0.0/16"}) as joined:
+        joined.way("near", "far", delay_ms=delay_ms)
+        *_, far, _ = joined.inside("far")  # the path of its namespace, and "--"
+        words = [*joined.inside("near"), sys.executable, *sys.argv, "--far", far]
+        return subprocess.run(words, check=False).returncode
+
+
 async def _main(options: argparse.Namespace, folder: Path) -> int:
     random.seed(options.seed)
+    place, deaths = Place(options.far), DEATHS[:2] if options.tcp else DEATHS
     port = free_port()
     kinds = ([(TTLS[i % 2], DEATHS[i // 2 % len(DEATHS)]) for i in range(2 * options.runs)] if options.resolver
-             else [(8, DEATHS[i % len(DEATHS)]) for i in range(len(DEATHS) * options.runs)])
-    runs = [Run(i, port, ttl=ttl, death=death) for i, (ttl, death) in enumerate(kinds)]
+             else [(8, death) for death in deaths for _ in range(options.runs)])
+    runs = [Run(i, port, place, ttl=ttl, death=death) for i, (ttl, death) in enumerate(kinds)]
     node = Node(write_config(
         folder / "bench", folder / "atlas", workers=options.workers, zones={workloads.ZONE: ZONE},
-        more='[probes]\nallow = ["127.77.0.0/16"]\n[rate]\nanswers = 0\n'))
+        more=f'[probes]\nallow = ["{place.prefix}"]\n[rate]\nanswers = 0\n'))
     try:
         await asyncio.to_thread(node.start)
-        await _declare(node, runs, port)
+        await _declare(node, runs, port, TCP if options.tcp else CHECK)
         workers = await _by_worker(node.port, options.workers)
         watching = asyncio.create_task(_watch(runs, workers))
         await (_through(node, runs, options.at_once or 10, folder) if options.resolver
@@ -216,9 +265,9 @@ async def _main(options: argparse.Namespace, folder: Path) -> int:
     return 1 if wrong else 0
 
 
-async def _declare(node: Node, runs: Sequence[Run], port: int) -> None:
+async def _declare(node: Node, runs: Sequence[Run], port: int, check: Mapping[str, Any]) -> None:
     """All services, and wait until everybody is up."""
-    parts = [run.fleet(port) for run in runs]
+    parts = [run.fleet(port, check) for run in runs]
     await asyncio.to_thread(node.apply, {
         "sites": list(SITES), "services": [service for service, _ in parts],
         "endpoints": [endpoint for _, endpoints in parts for endpoint in endpoints]})
