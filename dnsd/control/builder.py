@@ -92,6 +92,8 @@ class Builder:
         """Whether all there is has been decided on since this node builds."""
 
         self._built: int | None = None
+        self._looked_ms = 0
+        self._failed: set[str] = set()
         self._touched: dict[str, None] = {}
         self._due: dict[str, int] = {}
         self._wake = asyncio.Event()
@@ -127,7 +129,8 @@ class Builder:
         if fence is None:
             return
         now_ms = self.clock.unix_ms()
-        for name in [name for name, at_ms in self._due.items() if at_ms <= now_ms]:
+        back, self._looked_ms = now_ms < self._looked_ms, now_ms  # set back: what was due has another time now
+        for name in [name for name, at_ms in self._due.items() if at_ms <= now_ms or back]:
             del self._due[name]
             self._touched[name] = None
         while self._touched:
@@ -145,7 +148,14 @@ class Builder:
             if number % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
             before = self.fleet.verdicts.get(name)
-            verdict = self._verdict(name, self.clock.unix_ms())
+            try:
+                verdict = self._verdict(name, self.clock.unix_ms())
+            except Exception as error:  # one service's fault must not stop the others, here and on every other node
+                if name not in self._failed:
+                    self._failed.add(name)
+                    _log.exception("%s cannot be decided on", name, exc_info=error)
+                continue
+            self._failed.discard(name)
             if (verdict is None) != (before is None) or (
                     verdict is not None and before is not None and not _same(verdict, before)):
                 found.append((name, verdict))
@@ -177,6 +187,7 @@ class Builder:
         if service is None or (service.check == "none" and not self.speaks(name)):
             self._due.pop(name, None)
             return None
+        self.own.renew(name)  # it may not have been resolved since it changed
         before = self.fleet.verdicts.get(name)
         known = cells_of(before)
         cells: dict[str, Judged] = {}
@@ -228,11 +239,12 @@ class Builder:
             self.votes.of(spot.name), now_ms, fresh_ms=FRESH_MS, min_up=service.check.min_up_percent * 10)
         if state is State.UNKNOWN:
             state = State(was.base)
-        since_ms, back_ms = was.since_ms, was.back_ms
+        # What was decided by a clock that was ahead, has happened now.
+        since_ms, back_ms = min(was.since_ms, now_ms), min(was.back_ms, now_ms)
         if state != was.base:
             since_ms = now_ms
             back_ms = now_ms if was.base == State.DOWN and state is not State.UNKNOWN else back_ms
-        proven = state in (State.UP, State.DEGRADED) or was.proven or was.base == State.UP
+        proven = state in (State.UP, State.DEGRADED) or was.proven or was.base in (State.UP, State.DEGRADED)
         doubt = state is not State.DOWN and any(one.doubt for one in said.values())
         reasons = Counter(one.why for one in said.values() if one.why)
         why = reasons.most_common(1)[0][0] if reasons and (doubt or state is not State.UP) else ""

@@ -50,12 +50,14 @@ class Said(NamedTuple):
 
 
 class Spot(NamedTuple):
-    """One address of an endpoint as it is measured here. `name`: what nodes call it among themselves."""
+    """One address of an endpoint as it is measured here. `name`: what nodes call it among themselves; `watched`:
+    whether this node probes it."""
 
     name: str
     cell: Cell
     rules: Rules
     why: str
+    watched: bool = True
 
 
 class Schedule(Protocol):
@@ -72,7 +74,8 @@ class Schedule(Protocol):
 
 
 class Health:
-    """One node's measurements. `took` is given every result; `views` ask `measured`. Without a `schedule` all are up.
+    """One node's measurements. `took` is given every result; `views` ask `measured`. Without a `schedule` all are up,
+    as far as this node knows, and it has nothing to say.
     """
 
     def __init__(self, fleet: Fleet, publisher: Publisher, clock: Clock) -> None:
@@ -92,6 +95,7 @@ class Health:
         self._names: dict[tuple[Target, Way], str] = {}
         self._asked: dict[str, tuple[Target, Way]] = {}
         self._away: set[Target] = set()  # what others watch
+        self._assumed: set[str] = set()  # by name: no result of this process has confirmed them, so they are no votes
         self.mine: Callable[[Target], bool] = lambda _: True
         self.changed: Callable[[Sequence[str], Mapping[str, Said]], None] = self._told_nobody
         """Told of services with another state, and of what is said of their targets now."""
@@ -106,8 +110,6 @@ class Health:
     def renew(self, name: str) -> None:
         """A service or its endpoints have changed, or it is gone: probe what is there now."""
         service = self._fleet.services.get(name)
-        if self.schedule is None:
-            return
         if service is None or service.check == "none":
             self._rest(name, known=service is not None)
             return
@@ -131,9 +133,8 @@ class Health:
                     cells[way] = self._begin(target, way, former.get(target))
                     self._names[target, way] = said = targets.judged(target, way)
                     self._asked[said] = target, way
-            if target not in self._away and self.mine(target):
-                self.schedule.watch(target, name, name)
-                self._say(target, way)
+            if self.schedule is not None and target not in self._away and self.mine(target):
+                self._say(target, way, self.schedule.watch(target, name, name))
             else:
                 self._away.add(target)
         self._unchecked.discard(name)
@@ -148,18 +149,16 @@ class Health:
                 continue
             if mine:
                 self._away.discard(target)
-                for name in owners:
-                    self.schedule.watch(target, name, name)
+                refused = [self.schedule.watch(target, name, name) for name in owners]
                 for way in self._cells[target]:
-                    self._say(target, way)
+                    self._say(target, way, refused[-1])
                 continue
             self._away.add(target)
             for name in owners:
                 self.schedule.forget(target, name)
             for way in self._cells[target]:
                 self._cells[target][way] = Cell()  # what is not looked at is not known
-                self.failing.discard(self._names[target, way])
-                self.changed((), {self._names[target, way]: Said(State.UNKNOWN)})
+                self._unsay(self._names[target, way])
 
     def _former(self, name: str, before: Mapping[tuple[str, int], Target], wanted: Mapping[tuple[str, int], Target],
                 check: checks.Check) -> dict[Target, Cell]:
@@ -188,9 +187,14 @@ class Health:
         kept = self._restored.pop(name, None)
         if self._clock.unix_ms() - self._restored_ms > KEPT_MS:
             kept = None
-        found = (cell for cell in self._cells[target].values() if cell.since_ms)  # not what another takes it to be
+        others = self._cells[target].items()
+        found = (cell for other, cell in others if self._names[target, other] not in self._assumed and cell.since_ms)
         cell = former or next(found, None) or kept or Cell()
-        return cell._replace(state=State.UP) if way.up and cell.state is State.UNKNOWN else cell
+        if way.up and cell.state is State.UNKNOWN:
+            cell = cell._replace(state=State.UP)
+        if cell is kept or not cell.since_ms:
+            self._assumed.add(targets.judged(target, way))
+        return cell
 
     def _rest(self, name: str, *, known: bool) -> None:
         """Nothing of this service is probed any more."""
@@ -216,8 +220,7 @@ class Health:
             del self._cells[target][way]
             said = self._names.pop((target, way))
             del self._asked[said]
-            self.failing.discard(said)
-            self.changed((), {said: Said(State.UNKNOWN)})
+            self._unsay(said)
 
     # --- results to states ---
 
@@ -231,8 +234,13 @@ class Health:
         said: dict[str, Said] = {}
         for way, cell in before.items():
             before[way] = after = health.seen(cell, outcome.ok, at_ms, way.rules, rtt_ms=outcome.connect_ms)
-            (self.failing.add if after.doubt or after.state is State.DOWN else self.failing.discard)(
-                self._names[target, way])
+            name = self._names[target, way]
+            (self.failing.add if after.doubt or after.state is State.DOWN else self.failing.discard)(name)
+            confirmed = name in self._assumed and (
+                after.state is not cell.state or outcome.ok is (after.state is not State.DOWN))
+            if confirmed:
+                self._assumed.discard(name)
+                said[name] = self._said(target, way, after)
             if (after.state, after.doubt) == (cell.state, cell.doubt):
                 continue
             if after.state is not cell.state:
@@ -240,8 +248,8 @@ class Health:
                 self.counts["changes"] += 1
                 _log.info("%s is %s: %s", targets.text(target), after.state.name.lower(), outcome.reason.value)
             touched += self._asking(target, way)
-            said[self._names[target, way]] = self._said(target, after)
-        if touched:
+            said[name] = self._said(target, way, after)
+        if said:
             self.changed(touched, said)
 
     def spot(self, service: str, id_: str, type_: int) -> Spot | None:
@@ -250,12 +258,14 @@ class Health:
         if target is None:
             return None
         way = self._owners[target][service]
-        return Spot(self._names[target, way], self._cells[target][way], way.rules, self._result(target))
+        return Spot(
+            self._names[target, way], self._cells[target][way], way.rules, self._result(target),
+            target not in self._away)
 
     def measured(self, service: str, id_: str, type_: int) -> Measured:
         """What is known of an endpoint's address; up where nothing is measured."""
         target = self._targets.get(service, {}).get((id_, type_))
-        if target is None:
+        if target is None or self.schedule is None:
             return Measured()
         way = self._owners[target][service]
         cell, now_ms = self._cells[target][way], self._clock.unix_ms()
@@ -284,21 +294,27 @@ class Health:
 
     def sights(self) -> Iterator[tuple[str, str, int, str, Spot]]:
         """Service, endpoint's id, type and site, and what is measured, of all that this node watches."""
-        for service, places in self._targets.items():
+        for service, places in list(self._targets.items()):  # others may get turns in between
             for (id_, type_), target in places.items():
                 endpoint = self._fleet.endpoint(f"{service}/{id_}")
                 spot = self.spot(service, id_, type_)
                 if target not in self._away and endpoint is not None and spot is not None:
                     yield service, id_, type_, endpoint.site, spot
 
-    def _say(self, target: Target, way: Way) -> None:
-        self.changed((), {self._names[target, way]: self._said(target, self._cells[target][way])})
+    def _say(self, target: Target, way: Way, refused: str | None) -> None:
+        """With a reason it is a target that this node will never know, whatever it takes it to be."""
+        said = self._said(target, way, self._cells[target][way]) if refused is None else Said(
+            State.UNKNOWN, why=f"not probed: {refused}")
+        self.changed((), {self._names[target, way]: said})
 
-    def _said(self, target: Target, cell: Cell) -> Said:
-        if cell.state is State.UNKNOWN:  # with a reason it is one that this node will never know
-            standing = self.schedule.standing(target) if self.schedule is not None else None
-            refused = standing is not None and standing.refused is not None
-            return Said(cell.state, why=self._result(target) if refused else "")
+    def _unsay(self, name: str) -> None:
+        self.failing.discard(name)
+        self._assumed.discard(name)
+        self.changed((), {name: Said(State.UNKNOWN)})
+
+    def _said(self, target: Target, way: Way, cell: Cell) -> Said:
+        if cell.state is State.UNKNOWN or self._names[target, way] in self._assumed:
+            return Said(State.UNKNOWN)
         return Said(cell.state, cell.doubt, "" if cell.state is State.UP and not cell.doubt else self._result(target))
 
     def _asking(self, target: Target, way: Way) -> list[str]:
@@ -307,10 +323,11 @@ class Health:
     # --- for people ---
 
     def described(self) -> dict[str, Any]:
-        """States and results, and who is not up."""
-        states = Counter(cell.state.name.lower() for cells in self._cells.values() for cell in cells.values())
+        """States and results of what this node watches, and who is not up."""
+        states = Counter(cell.state.name.lower() for target, cells in self._cells.items()
+                         if target not in self._away for cell in cells.values())
         return {
-            "targets": len(self._cells), "probes": sum(self.counts.values()) - self.counts["changes"],
+            "targets": len(self._cells) - len(self._away), "probes": sum(self.counts.values()) - self.counts["changes"],
             **{state.name.lower(): states[state.name.lower()] for state in State},
             "results": {reason: number for reason, number in sorted(self.counts.items()) if reason != "changes"},
             "changes": self.counts["changes"], "not_up": list(self._not_up())[:LISTED],
@@ -324,7 +341,7 @@ class Health:
     def _not_up(self) -> Iterator[dict[str, Any]]:
         for target, cells in self._cells.items():
             for way, cell in cells.items():
-                if cell.state is not State.UP:
+                if cell.state is not State.UP and target not in self._away:
                     yield {"services": sorted(self._asking(target, way))[:LISTED], **self._told(target, way)}
 
     def _told(self, target: Target, way: Way) -> dict[str, Any]:
@@ -355,7 +372,7 @@ class Health:
     @property
     def watches(self) -> bool:
         """Whether anything is probed."""
-        return bool(self._cells)
+        return len(self._cells) > len(self._away)
 
     def dump(self) -> Callable[[], bytes]:
         """What a successor should know, as it is now; called, its octets, which may take a while."""

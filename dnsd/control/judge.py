@@ -5,8 +5,9 @@ live here: own measurements (`control.health`), deciding for all (`control.build
 
     together   the store answers, its state is followed, and all is decided: every node goes by the verdicts, also
                where it sees something else. What is not decided yet, being new, goes by what is seen here
-    alone      what this node watches itself, and for what it does not know yet the last verdict. One that is cut off
-               itself, with others somewhere, sees most of everything fail: it leaves all as it was
+    alone      what this node would say itself, and for what it does not know yet the last verdict. Where it has been
+               seeing something else all along, the verdict stands for some seconds more: the store may be back by then.
+               One that is cut off itself, with others somewhere, sees most of everything fail: it leaves all as it was
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dnsd.control.publish import Publisher
 from dnsd.control.resolve import Removals
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
-from dnsd.control.votes import Votes
+from dnsd.control.votes import UNSAID, Votes
 from dnsd.dns import types
 from dnsd.registry.models import Judged, Verdict
 from dnsd.steer import quorum
@@ -37,6 +38,10 @@ BLIND_SHARE: Final = 20
 STARTS_S: Final = 5.0
 """So long after its start a node that is alone is no news."""
 BREATH: Final = 100
+LONGEST_S: Final = 3.0
+STANDS_S: Final = 10.0
+"""So long after the last word of the others a verdict stands against what this node has seen before."""
+
 NOBODY_S: Final = 2.5
 """How long nobody may build before nodes judge by themselves: another takes over within two seconds."""
 
@@ -56,6 +61,8 @@ class Judge:
         self._began_s = clock.monotonic()
         self._nobody_s = float("-inf")
         self._blind_s = float("-inf")
+        self._split_s, self._stands = float("-inf"), False
+        self._since: set[str] = set()  # what this node has seen to change since then, by name
         own.changed = self._found
         votes.changed = self._voted
         votes.watching = self._divided
@@ -68,9 +75,9 @@ class Judge:
     def renew(self, name: str) -> None:
         """A service is resolved anew."""
         self.own.renew(name)
+        self._last.pop(name, None)
         if name not in self.fleet.services:
             self._cells.pop(name, None)
-            self._last.pop(name, None)
         self.builder.touch((name,))
 
     def measured(self, service: str, id_: str, type_: int) -> Measured:
@@ -106,8 +113,9 @@ class Judge:
         spot = place.spot
         if spot is None:
             found = Measured()
-        elif judged is not None and (spot.cell.state is State.UNKNOWN or self._frozen):
+        elif judged is not None and not self._counts(spot.name):
             found = measured_of(judged, spot.rules, now_ms)
+            found = found._replace(doubt=found.doubt or (spot.watched and spot.cell.doubt))
         else:
             found = self.own.measured(service, place.id, place.type)
         return self.builder.advised(service, place, found, now_ms)
@@ -121,6 +129,13 @@ class Judge:
             kept = self._cells[service] = verdict, cells_of(verdict)
         return kept[1]
 
+    def _counts(self, name: str) -> bool:
+        """Whether what this node says of a target by itself stands against what was decided."""
+        said = self.votes.own.get(name)
+        if said is None or said.state is State.UNKNOWN or self._frozen:
+            return False
+        return name in self._since or not self._stands
+
     @property
     def _frozen(self) -> bool:
         """Whether what is seen here is not believed, though nobody else can be asked."""
@@ -130,8 +145,17 @@ class Judge:
 
     def _found(self, services: Sequence[str], said: Mapping[str, Said]) -> None:
         """This node's own findings have changed."""
+        if not self.together:
+            self._since |= {name for name, one in said.items() if self._news(name, one.state)}
         self.votes.say(said)
-        self.publisher.mark([name for name in services if not self.together or self._undecided(name)])
+        touched = [name for name in services if not self.together or self._undecided(name)]
+        if touched:
+            self.publisher.mark(touched)
+
+    def _news(self, name: str, state: State) -> bool:
+        """Whether a state is another than before, or the first one and bad."""
+        was = self.votes.own.get(name, UNSAID).state
+        return state is not was and (was is not State.UNKNOWN or state is State.DOWN)
 
     def _undecided(self, name: str) -> bool:
         service, known = self.fleet.services.get(name), self._judged(name)
@@ -189,21 +213,31 @@ class Judge:
 
     async def look(self) -> None:
         """Notice what has changed without anybody telling."""
-        before = self.together, self._frozen
+        before = self.together, self._frozen, self._stands
         self.together = self._is_together()
+        if before[0] and not self.together:
+            self._split_s = self.clock.monotonic()
+        self._stands = self.clock.monotonic() - self._split_s <= STANDS_S
+        if self.together:
+            self._since.clear()
         if self.clock.monotonic() >= self._blind_s:
-            self._doubt_eyes()
-        if before != (self.together, self._frozen):
+            await self._doubt_eyes()
+        if before != (self.together, self._frozen, self._stands):
             _log.info("health is judged %s", "together" if self.together else "by this node alone")
             await self._compare()
 
-    def _doubt_eyes(self) -> None:
+    async def _doubt_eyes(self) -> None:
         """Notice that this node itself is cut off, or is not any more."""
         began = self.clock.monotonic()
         enough = len(self.own.failing) >= quorum.BLIND_TARGETS and not self.votes.lonely
-        blind = enough and quorum.isolated(self._sights())
+        sights: list[Sight] = []
+        for sight in self._sights() if enough else ():
+            sights.append(sight)
+            if len(sights) % BREATH == 0:
+                await asyncio.sleep(0)
+        blind = enough and quorum.isolated(sights)
         ended = self.clock.monotonic()
-        self._blind_s = ended + max(BLIND_S, BLIND_SHARE * (ended - began))
+        self._blind_s = ended + min(max(BLIND_S, BLIND_SHARE * (ended - began)), LONGEST_S)
         if blind != self.votes.blind:
             self.votes.blind = blind
             self.votes.wake()
@@ -221,8 +255,10 @@ class Judge:
         for number, (name, last) in enumerate(list(self._last.items())):
             if number % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
-            if any(self._measured(name, self.builder.place(name, id_, type_)) != found
-                   for (id_, type_), found in list(last.items())):
+            verdict = self.fleet.verdicts.get(name)
+            if (verdict is not None and verdict.removals) or self.own.removals(name) or any(
+                    self._measured(name, self.builder.place(name, id_, type_)) != found
+                    for (id_, type_), found in list(last.items())):  # limits have other times now
                 self.publisher.mark((name,))
 
     # --- for people ---

@@ -125,16 +125,21 @@ class Votes:
         return self._watchers
 
     def of(self, name: str) -> dict[str, Vote]:
-        """What all that are there say of a target, each vote as old as its node's last word."""
+        """What all that are there say of a target, each vote as old as its node's last word. Who finds itself cut off
+        abstains, but where one that does not says down as well, or where all do: then it is what they look at."""
         now_ms, expected, present = self.clock.unix_ms(), self.expected(name), self._present()
-        believed = self._all_blind(present)
         votes = {}
         for node, ago_ms, group in present:
             said = self._said(node).get(name)
             if said.why if said is not None and said.state is State.UNKNOWN else said is None and node not in expected:
                 continue  # it will never say anything of this
-            blind = self._is_blind(node) and not believed
-            votes[node] = Vote(said.state if said is not None else State.UNKNOWN, now_ms - ago_ms, blind, group)
+            state = said.state if said is not None else State.UNKNOWN
+            votes[node] = Vote(state, now_ms - ago_ms, self._is_blind(node), group)
+        if len(present) > 1 and all(self._is_blind(node) for node, _, _ in present):
+            return {node: vote._replace(abstains=False) for node, vote in votes.items()}
+        if any(vote.state is State.DOWN and not vote.abstains for vote in votes.values()):
+            return {node: vote._replace(abstains=vote.abstains and vote.state is not State.DOWN)
+                    for node, vote in votes.items()}
         return votes
 
     def is_mine(self, target: Target) -> bool:
@@ -174,10 +179,6 @@ class Votes:
 
     def _is_blind(self, node: str) -> bool:
         return self.blind if node == self.node else node in self._abstain
-
-    def _all_blind(self, present: list[tuple[str, int, str]]) -> bool:
-        """Whether all, and more than one, find themselves cut off: then it is what they look at that is gone."""
-        return len(present) > 1 and all(self._is_blind(node) for node, _, _ in present)
 
     def _said(self, node: str) -> Mapping[str, Said]:
         return self.own if node == self.node else self._others.get(node, {})
@@ -268,6 +269,13 @@ class Votes:
                 words[node] = before
             else:  # a new one: no longer ago than since this was last asked, whatever the store's clock says
                 words[node] = there.seen, now - max(0.0, min(there.ago_ms / 1000, now - self._met_s))
+        self._notice_jump(presence, now)
+        # The store may have forgotten somebody too soon, because its clock has jumped.
+        former = self.presence.nodes if self.presence is not None and self.presence.epoch == presence.epoch else {}
+        for node, there in former.items():
+            if node not in words and (now - self._words[node][1]) * 1000 <= WATCHES_MS:
+                words[node] = self._words[node]
+                presence.nodes[node] = there
         self.presence, self._words, self._heard_s, self._met_s = presence, words, now, now
         for node in [node for node, at_s in self._taken_s.items()
                      if node not in words and now - at_s > KEPT_S]:
@@ -275,6 +283,14 @@ class Votes:
             self._others.pop(node, None)
             self._places.pop(node, None)
             self._abstain.discard(node)
+
+    def _notice_jump(self, presence: Presence, now: float) -> None:
+        """Where the store's clock has jumped it may have forgotten what this node has said."""
+        seen, (before, _) = presence.nodes.get(self.node), self._words.get(self.node, ("", 0.0))
+        if seen is not None and seen.seen.isdecimal() and before.isdecimal():
+            passed_ms = (now - self._met_s) * 1000
+            if abs(int(seen.seen) - int(before) - passed_ms) > FRESH_MS:
+                self._whole = True
 
     def _look(self) -> None:
         """Who is there, or who watches, may have changed."""

@@ -9,7 +9,7 @@ import pytest
 
 from dnsd.control import targets
 from dnsd.control.clock import Clock
-from dnsd.control.health import KEPT_MS, Health
+from dnsd.control.health import KEPT_MS, Health, Said
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.registry.fields import Model
@@ -52,7 +52,7 @@ class Rig:
         self.wanted.setdefault(asking, set()).add(targets.text(target))
 
     def forget(self, target: Target, asking: str) -> None:
-        self.wanted[asking].remove(targets.text(target))
+        self.wanted.setdefault(asking, set()).discard(targets.text(target))
         self.last.pop(target, None)
 
     def standing(self, target: Target) -> Standing:
@@ -313,3 +313,133 @@ def test_described() -> None:
     assert told["probes"] == 4
     assert {one["target"]: one["state"] for one in told["not_up"]} == {
         "http 192.0.2.1:8080": "down", "http [2001:db8::1]:8080": "unknown", "http 192.0.2.2:8080": "unknown"}
+
+
+
+def heard(rig: Rig) -> dict[str, Said]:
+    """What others are told from now on, by target in words and what it is judged by."""
+    told: dict[str, Said] = {}
+    rig.health.changed = lambda _, said: told.update(said)
+    return told
+
+
+def test_what_no_result_has_confirmed_is_no_vote() -> None:
+    """Two nodes: one that starts must not say that a dead address is up, only because its service takes it to be."""
+    rig = Rig()
+    told = heard(rig)
+    rig.change(service(check={**CHECK, "initial": "up"}), TWO)
+    assert rig.state("two").state is State.UP
+    assert set(told.values()) == {Said(State.UNKNOWN)}
+    rig.see("two", "--")
+    assert (rig.state("two").doubt, set(told.values())) == (True, {Said(State.UNKNOWN)})
+    rig.see("two", "-")
+    assert set(told.values()) == {Said(State.DOWN, why="timeout")}
+
+
+@pytest.mark.parametrize(("was", "seen", "said"), [
+    ("+", "+", Said(State.UP)), ("+", "--", Said(State.UNKNOWN)), ("+", "---", Said(State.DOWN, why="timeout")),
+    ("+---", "-", Said(State.DOWN, why="timeout")), ("+---", "+", Said(State.UNKNOWN)), ("+---", "++", Said(State.UP)),
+    ("", "+", Said(State.UP)), ("", "-", Said(State.UNKNOWN))])
+def test_what_a_former_process_knew_is_no_vote_until_it_is_seen(
+    tmp_path: Path, was: str, seen: str, said: Said) -> None:
+    rig = Rig(service(check=CHECK), TWO)
+    rig.see("two", was)
+    path = tmp_path / "health.json"
+    path.write_bytes(rig.health.dump()())
+    again = Rig()
+    again.health.restore(path)
+    told = heard(again)
+    again.change(service(check=CHECK), TWO)
+    assert set(told.values()) == {Said(State.UNKNOWN)}
+    assert again.state("two").state is rig.state("two").state, "here it holds"
+    again.see("two", seen)
+    assert set(told.values()) == {said}
+
+
+def test_what_another_way_only_assumes_is_no_vote_either(tmp_path: Path) -> None:
+    rig = Rig(service(check=CHECK), TWO)
+    rig.see("two", "+---")
+    path = tmp_path / "health.json"
+    path.write_bytes(rig.health.dump()())
+    again, other = Rig(), "other.example.com"
+    again.health.restore(path)
+    told = heard(again)
+    again.change(service(check={**CHECK, "host": SERVICE}), service(other, check={**CHECK, "host": SERVICE, "fall": 9}),
+                 TWO, endpoint("two", "192.0.2.2", service=other))
+    assert len(told) == 2
+    assert set(told.values()) == {Said(State.UNKNOWN)}
+
+
+def test_another_checks_findings_are_votes() -> None:
+    """They were seen; else nobody would know anything whenever a check is changed."""
+    rig = Rig(service(check=CHECK), TWO)
+    rig.see("two", "+---")
+    told = heard(rig)
+    rig.change(service(check={**CHECK, "path": "/x"}))
+    assert Said(State.DOWN, why="no result yet") in told.values()
+
+
+@pytest.mark.parametrize("check", [{**CHECK, "initial": "up"}, CHECK])
+def test_a_target_that_is_refused_here_gets_no_vote(check: dict[str, Any]) -> None:
+    rig = Rig()
+    rig.refused = "private use"
+    told = heard(rig)
+    rig.health.schedule.watch = lambda *_: rig.refused  # type: ignore[method-assign,union-attr]
+    rig.change(service(check=check), TWO)
+    assert set(told.values()) == {Said(State.UNKNOWN, why="not probed: private use")}
+    rig.health.mine = lambda _: False
+    rig.health.divide()
+    assert set(told.values()) == {Said(State.UNKNOWN)}
+    rig.health.mine = lambda _: True
+    rig.health.divide()
+    assert set(told.values()) == {Said(State.UNKNOWN, why="not probed: private use")}
+
+
+def test_what_others_watch_is_not_known_here() -> None:
+    rig = Rig(service(check=CHECK), ONE, TWO)
+    for id_ in ("one", "two"):
+        rig.see(id_, "+---")
+    told = heard(rig)
+    two = rig.health._targets[SERVICE]["two", 1]
+    rig.health.mine = lambda target: target != two
+    rig.health.divide()
+    assert list(told.values()) == [Said(State.UNKNOWN)]
+    assert "http 192.0.2.2:8080" not in rig.wanted[SERVICE]
+    spot = rig.health.spot(SERVICE, "two", 1)
+    assert spot is not None
+    assert (spot.watched, spot.cell.state) == (False, State.UNKNOWN)
+    assert spot.name not in rig.health.failing
+    assert [id_ for _, id_, *_ in rig.health.sights()] == ["one", "one"]
+    described = rig.health.described()
+    assert (described["targets"], described["down"], described["unknown"]) == (2, 1, 1), "not this node's business"
+    assert rig.health.told(SERVICE, "two", 1) is None
+    rig.health.divide()
+    rig.health.mine = lambda _: True
+    rig.health.divide()
+    assert "http 192.0.2.2:8080" in rig.wanted[SERVICE]
+    assert rig.state("two").state is State.UNKNOWN
+    rig.health.mine = lambda target: target != two
+    rig.health.divide()
+    rig.change(removed=(TWO,))
+    assert two not in rig.health._away, "nothing is left"
+    rig.health.mine = lambda _: False
+    rig.change(endpoint("new", "192.0.2.9"))
+    assert "http 192.0.2.9:8080" not in rig.wanted[SERVICE]
+
+
+def test_without_a_prober_targets_have_names_and_all_is_up() -> None:
+    rig = Rig()
+    rig.health.schedule = None
+    told = heard(rig)
+    rig.change(service(check=CHECK), ONE, TWO)
+    assert rig.state("one") == Measured()
+    spot = rig.health.spot(SERVICE, "one", 1)
+    other = Rig(service(check=CHECK), ONE, TWO).health.spot(SERVICE, "one", 1)
+    assert spot is not None
+    assert other is not None
+    assert (spot.name, spot.watched) == (other.name, False)
+    assert (rig.health.described()["targets"], rig.health.watches, told) == (0, False, {})
+    rig.health.divide()
+    rig.change(service(check={**CHECK, "path": "/x"}), removed=(TWO,))
+    rig.change(service(check="none"))
+    assert rig.health.spot(SERVICE, "one", 1) is None
