@@ -420,7 +420,7 @@ async def _watch(runs: Sequence[Run], workers: Sequence[Asker]) -> Counter[str]:
 
 def _falls(node: Node, runs: Sequence[Run], port: int) -> list[str]:
     """What the node's log tells of falls beyond one for each run's first endpoint, or less."""
-    told = Counter(re.findall(rf"http ([0-9.]+):{port} is down", node.log.read_text(encoding="utf-8")))
+    told = Counter(re.findall(rf"(?:http|tcp) ([0-9.]+):{port} is down", node.log.read_text(encoding="utf-8")))
     due = Counter(str(run.first) for run in runs)
     return [f"{address} fell {told[address]} times, not {due[address]}"
             for address in sorted(told.keys() | due.keys()) if told[address] != due[address]]

@@ -2,6 +2,10 @@
 
 A schedule with as many targets as the rate takes, all on loopback, in this process; the listeners in another one. What
 is printed is this process's CPU time: as a share of one core, and for each probe. 2 probes a second for each target.
+
+`--endpoints 200` looks at a whole node from outside instead: an HTTP server that many endpoints lead to notes when
+probes come, how they are spread over the interval, and after how long the node lets go of an endpoint that accepts and
+never answers; DNS questions are asked all the while, before there is a probe and then.
 """
 
 from __future__ import annotations
@@ -42,7 +46,12 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--loop", choices=("asyncio", "uvloop"), default="uvloop")
+    parser.add_argument("--endpoints", type=int, default=0)
     options = parser.parse_args()
+    if options.endpoints:
+        with tempfile.TemporaryDirectory(prefix="dnsd-bench-") as folder:
+            print(asyncio.run(_node(options.endpoints, options.seconds, Path(folder))))
+        return 0
     mine, theirs = multiprocessing.Pipe()
     listeners = multiprocessing.get_context("spawn").Process(target=_listen, args=(theirs,), daemon=True)
     listeners.start()
@@ -91,6 +100,90 @@ async def _measure(kind: str, port: int, rate: int, seconds: float) -> str:
     p99 = statistics.quantiles(gaps, n=100)[98] * 1000
     return (f"{kind:6} {good / wall:6.0f} probes/s ({bad} failed)  {cpu / wall:6.1%} of a core  "
             f"{cpu / max(1, good + bad) * 1e6:5.0f} µs a probe  interval p99 {p99:.0f} ms")
+
+
+# --- a whole node ---
+
+
+class _Seen(asyncio.Protocol):
+    """A probe as the server sees it: when it came to which address, and when it was let go of unanswered."""
+
+    def __init__(self, came: defaultdict[str, list[float]], held: list[float], holes: set[str]) -> None:
+        self.came, self.held, self.holes = came, held, holes
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.at, self.host = time.monotonic(), transport.get_extra_info("sockname")[0]
+        self.came[self.host].append(self.at)
+
+    def data_received(self, data: bytes) -> None:
+        if self.host not in self.holes:
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self.transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self.host in self.holes:
+            self.held.append((time.monotonic() - self.at) * 1000)
+
+
+async def _node(endpoints: int, seconds: float, folder: Path) -> str:
+    import workloads
+    from failover import ZONE, Asker, _asker
+    from servers import Node, free_port, write_config
+
+    async def asked(asker: Asker, seconds: float) -> list[float]:
+        found, until = [], time.monotonic() + seconds
+        while time.monotonic() < until:
+            began = time.monotonic()
+            await asker.ask(workloads.packet(f"ns1.{workloads.ZONE}"))
+            found.append((time.monotonic() - began) * 1000)
+            await asyncio.sleep(0.002)
+        return found
+
+    came: defaultdict[str, list[float]] = defaultdict(list)
+    held: list[float] = []
+    holes: set[str] = set()
+    port, hosts = free_port(), [f"127.77.1.{i}" if i < 250 else f"127.77.{2 + i // 250}.{i % 250}"
+                                for i in range(1, endpoints + 1)]
+    server = await asyncio.get_running_loop().create_server(lambda: _Seen(came, held, holes), "0.0.0.0", port)
+    node = Node(write_config(folder / "bench", folder / "atlas", zones={workloads.ZONE: ZONE},
+                             more='[probes]\nallow = ["127.77.0.0/16"]\n[rate]\nanswers = 0\n'))
+    try:
+        await asyncio.to_thread(node.start)
+        asker = await _asker(node.port)
+        await asked(asker, 2)
+        quiet = await asked(asker, seconds)
+        await asyncio.to_thread(node.apply, {
+            "sites": [{"id": "fra", "latitude": 50.1, "longitude": 8.7, "country": "DE", "region": "eu"}],
+            "services": [{"name": f"s.{workloads.ZONE}", "check": {"kind": "http", "port": port}}],
+            "endpoints": [{"id": f"e{i}", "service": f"s.{workloads.ZONE}", "site": "fra", "a": host}
+                          for i, host in enumerate(hosts)]})
+        await asyncio.sleep(8)
+        came.clear()
+        since = time.monotonic()
+        probed = await asked(asker, seconds)
+        gaps = sorted((after - before) * 1000 for times in came.values() for before, after in pairwise(times))
+        rate = sum(map(len, came.values())) / (time.monotonic() - since)
+        places = [times[-1] % 0.5 for times in came.values() if times]
+        tenths = [sum(int(place * 20) == i for place in places) for i in range(10)]
+        holes.update(hosts[:5])
+        held.clear()
+        await asyncio.sleep(2)  # three timeouts, before the path may be longer and gets the whole second
+        waited = sorted(held[: 3 * 5])
+    finally:
+        await asyncio.to_thread(node.stop)
+        server.close()
+    return "\n".join((
+        f"{len(came)} endpoints, {rate:.0f} probes/s",
+        f"start to start: p50 {statistics.median(gaps):.0f} ms, p99 {_p99(gaps):.0f} ms, max {gaps[-1]:.0f} ms",
+        f"endpoints by tenth of the interval: {' '.join(map(str, tenths))}",
+        f"let go of unanswered after: {waited[0]:.0f} to {waited[-1]:.0f} ms ({len(waited)})",
+        f"DNS p50, p99: {statistics.median(quiet):.2f}, {_p99(quiet):.2f} ms without, "
+        f"{statistics.median(probed):.2f}, {_p99(probed):.2f} ms with probes"))
+
+
+def _p99(values: list[float]) -> float:
+    return statistics.quantiles(values, n=100)[98]
 
 
 def _listen(parent: Connection) -> None:
