@@ -14,11 +14,13 @@ from typing import Any, Final
 
 from dnsd.registry import errors
 from dnsd.registry.models import Renewal
-from dnsd.registry.values import Renewed
+from dnsd.registry.values import Renewed, Tick
 
 LEASES: Final = 1000
 LOADS: Final = 5000
 """Most renewals and load reports of one script: some 20 ms of the store's time."""
+HOLDINGS: Final = 100
+"""Most services that are named for their held leases."""
 
 
 def batches(renewals: Sequence[Renewal]) -> Iterator[list[Renewal]]:
@@ -53,6 +55,13 @@ def renewed(batch: Sequence[Renewal], flat: Sequence[bytes]) -> list[Renewed]:
         answers.append(Renewed(
             renewal.id, ok, held, max(remaining, 0), None if ok else "fenced" if held else "unknown"))
     return answers
+
+
+def ticked(reply: Sequence[Any]) -> tuple[bool, Tick]:
+    """The answer of `lua/tick.lua`, and whether there is more to be ended at once."""
+    _, advanced, shifted, ended, overrides, caught, held, more = reply
+    texts = [[raw.decode() for raw in ids] for ids in (ended, overrides, caught)]
+    return bool(more), Tick(texts[0], int(advanced), int(shifted), texts[1], texts[2], int(held))
 
 
 def refusal(lease_id: str, reply: Sequence[Any]) -> errors.RegistryError:

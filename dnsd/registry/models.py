@@ -234,6 +234,7 @@ class Lease(Model):
     deadline: int
     endpoints: tuple[str, ...] = Field(description="endpoint keys")
     token: str = Field(description="id of the token that acquired it")
+    held: bool = Field(default=False, description="its time is over, but it ended with too many others")
 
 
 class Renewal(Model):

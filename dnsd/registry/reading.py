@@ -56,12 +56,13 @@ def etag(raw: bytes) -> str:
 
 
 def stored(kind: Kind, key: str, raw: bytes, deadline: bytes | None = None) -> Stored:
-    """One raw value; a lease's deadline is kept beside it. Raises Corrupt."""
+    """One raw value; a lease's deadline is kept beside it, below zero while it is held. Raises Corrupt."""
     version, _, json = raw.partition(b" ")
     if kind is Kind.LEASE:
-        if not json.endswith(b"}") or deadline is None or not deadline.isdigit():
+        ends = (deadline or b"").removeprefix(b"-")
+        if not json.endswith(b"}") or not ends.isdigit():
             raise Corrupt("not a lease with a deadline")
-        json = b'%b,"deadline":%b}' % (json[:-1], deadline)
+        json = b'%b,"deadline":%b%b}' % (json[:-1], ends, b"" if ends == deadline else b',"held":true')
     if not version.isdigit():
         raise Corrupt("no version before the value")
     return Stored(value(kind, key, json), etag(raw), int(version))

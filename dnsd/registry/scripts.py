@@ -23,13 +23,15 @@ EVENTS: Final = "events"
 AUDIT: Final = "audit"
 AUDIT_LEASES: Final = "audit-leases"
 SERIALS: Final = "serials"
+HOLDING: Final = "holding"
+USES: Final = "uses"
 VOTES: Final = "votes"
 SEEN: Final = "seen"
 KEYS: Final = (
-    META, "names", "index", "uses", OWNED, "terms", DEADLINE, "until",
+    META, "names", "index", USES, OWNED, "terms", DEADLINE, "until",
     *(kind.value for kind in Kind),
     EVENTS, "events-sizes", AUDIT, "audit-sizes", AUDIT_LEASES, "audit-leases-sizes", SERIALS,
-    "observers", VOTES, SEEN, "seen-sizes",
+    "observers", VOTES, SEEN, "seen-sizes", "held", HOLDING,
 )
 """Key names after `prefix:`, in the order `lua/keys.lua` takes them."""
 
@@ -54,7 +56,7 @@ WRITE: Final = _join("write", "commit")
 ACQUIRE: Final = _join("acquire", "commit", "lease")
 RENEW: Final = _join("renew", "commit", "lease", flags=" flags=allow-oom")
 RELEASE: Final = _join("release", "commit", "lease", flags=" flags=allow-oom")
-TICK: Final = _join("tick", "commit", "lease", flags=" flags=allow-oom")
+TICK: Final = _join("tick", "commit", "lease", "hold", flags=" flags=allow-oom")
 DELETE: Final = _join("write", "commit", flags=" flags=allow-oom")
 """WRITE, for deletes only."""
 SERIAL: Final = _join("serial")

@@ -27,6 +27,7 @@ from dnsd.registry.values import (
     Change,
     Event,
     Granted,
+    Holding,
     Loaded,
     Position,
     Renewed,
@@ -189,16 +190,29 @@ class Registry:
     async def tick(self) -> Tick:
         """Moves the lease clock by the time since anyone's last tick, and ends leases and overrides past their end.
 
-        A gap of more than 2 s, or below 0, does not count as passed: all deadlines move by it. Call it each 250 ms.
+        A gap of more than 2 s, or below 0, does not count as passed: all deadlines move by it. Leases that end with too
+        many others are held (docs/registry.md). Call it each 250 ms.
         """
         total = Tick([], 0, 0, [])
         while True:
-            _, advanced, shifted, ended, overrides = await self._run(scripts.TICK, TICK_ACTOR, TICK_MOST)
+            more, step = leases.ticked(await self._run(scripts.TICK, TICK_ACTOR, TICK_MOST))
             total = Tick(
-                total.expired + [raw.decode() for raw in ended], total.advanced_ms + int(advanced),
-                total.shifted_ms + int(shifted), total.overrides + [raw.decode() for raw in overrides])
-            if max(len(ended), len(overrides)) < TICK_MOST:
+                total.expired + step.expired, total.advanced_ms + step.advanced_ms, total.shifted_ms + step.shifted_ms,
+                total.overrides + step.overrides, [*total.caught, *step.caught], step.held)
+            if not more:
                 return total
+
+    async def holding(self) -> builtins.list[Holding]:
+        """The services that have held leases, those with the most first."""
+        keys = self._link.keys
+        [flat] = await self._link.together(("HGETALL", keys[scripts.HOLDING]))
+        most = sorted(pairs(flat), key=lambda item: -int(item[1]))[:leases.HOLDINGS]
+        if not most:
+            return []
+        [counts] = await self._link.together(
+            ("HMGET", keys[scripts.USES], *(b"leases:" + service for service, _ in most)))
+        return [Holding(service.decode(), int(held), max(int(held), int(count or 0)))
+                for (service, held), count in zip(most, counts, strict=True)]
 
     # Following
 

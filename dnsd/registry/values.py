@@ -9,7 +9,7 @@ process can continue after it and notice that the history under it was replaced.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -83,12 +83,25 @@ class Renewed(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """One step of the lease clock: what ended, how far lease time went, and what it refused to count as passed."""
+    """One step of the lease clock: what ended, how far lease time went, and what it refused to count as passed.
+
+    `caught` are the leases it began to hold, since too many ended at once, `held` how many are held now.
+    """
 
     expired: list[str]
     advanced_ms: int
     shifted_ms: int
     overrides: list[str]
+    caught: Sequence[str] = ()
+    held: int = 0
+
+
+class Holding(NamedTuple):
+    """A service with leases that are held past their end: `held` of its `leases`."""
+
+    service: str
+    held: int
+    leases: int
 
 
 class Event(NamedTuple):

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from dnsd.registry import errors, rules
 from dnsd.registry.models import Kind, Renewal
 from dnsd.registry.store import Registry
+from dnsd.registry.values import Holding
 from tests.registry import samples as s
 from tests.registry.conftest import Server
 
@@ -33,6 +34,8 @@ class Held:
     ends: int
     token: str
     names: frozenset[str]
+    look: int = 0
+    last: bool = False
 
 
 class Leases(RuleBasedStateMachine):
@@ -102,7 +105,7 @@ class Leases(RuleBasedStateMachine):
         assert renewed.problem == ("unknown" if held is None else "fenced" if behind else None)
         assert renewed.fence == (held.fence if held else 0)
         if held and not behind:
-            held.ends = self.now + held.ttl * 1000
+            held.ends, held.look = self.now + held.ttl * 1000, 0
 
     @rule(holder=HOLDERS, behind=st.sampled_from([0, 0, 1]))
     def release(self, holder: str, behind: int) -> None:
@@ -144,7 +147,7 @@ class Leases(RuleBasedStateMachine):
             self.fixed.remove(name)
             self.writes += 1
 
-    @rule(milliseconds=st.integers(1, 12_000))
+    @rule(milliseconds=st.one_of(st.integers(1, 12_000), st.sampled_from([31_000, 3_600_000, 86_400_000])))
     def time_passes(self, milliseconds: int) -> None:
         self.now += milliseconds
         self.raw.hincrby("dnsd:meta", "lease_clock", milliseconds)
@@ -153,13 +156,45 @@ class Leases(RuleBasedStateMachine):
     @rule()
     def tick(self) -> None:
         self.still()
-        over = {holder for holder, held in self.leases.items() if held.ends <= self.now}
+        over, caught = self.step()
         tick = self.run(self.registry.tick())
         assert set(tick.expired) == over
+        assert set(tick.caught) == caught
+        assert tick.held == sum(1 for held in self.leases.values() if held.look)
         assert tick.advanced_ms == 0
+        self.writes += len(over) + bool(caught)
+
+    def step(self) -> tuple[set[str], set[str]]:
+        """What this tick ends and what it begins to hold, by the rules of docs/registry.md; all are one service's."""
+        now, all_ = self.now, len(self.leases)
+
+        def many(count: int) -> bool:
+            return count > 1 and count >= min(3, all_) and count * 10 > all_
+
+        def near(ttl: int) -> int:
+            return sum(now - 5000 <= held.ends <= now if held.look else held.ends <= now + min(5000, ttl * 500)
+                       for held in self.leases.values())
+
+        due = {holder for holder, held in self.leases.items() if not held.look and held.ends <= now}
+        caught = {holder for holder in due if many(near(self.leases[holder].ttl))}
+        for holder in caught:
+            self.leases[holder].look, self.leases[holder].last = now + 5000, False
+        over = due - caught
+        kept = [held for held in self.leases.values() if held.look]
+        dark = len(kept) > 1 and len(kept) * 10 > all_ * 9
+        for holder, held in self.leases.items():
+            if not held.look or held.look > now:
+                continue
+            age = now - held.ends
+            if age < 86_400_000 and (dark or (not held.last and age < 3_600_000 and many(len(kept)))):
+                held.look, held.last = now + 30_000, False
+            elif age < 86_400_000 and not held.last:
+                held.look, held.last = now + max(30_000, held.ttl * 1000), True
+            else:
+                over.add(holder)
         for holder in over:
             del self.leases[holder]
-        self.writes += len(over)
+        return over, caught
 
     @rule()
     def registry_restarts(self) -> None:
@@ -172,14 +207,17 @@ class Leases(RuleBasedStateMachine):
         assert loaded.corrupt == []
         assert rules.check(loaded, []) == []
         assert loaded.position.version == self.writes
-        assert {lease.id: (lease.fence, lease.deadline, lease.token, set(lease.endpoints))
+        assert {lease.id: (lease.fence, lease.deadline, lease.token, set(lease.endpoints), lease.held)
                 for lease in loaded.leases.values()} == {
-            holder: (held.fence, held.ends, held.token, {f"{s.API}/{name}" for name in held.names})
+            holder: (held.fence, held.ends, held.token, {f"{s.API}/{name}" for name in held.names}, held.look > 0)
             for holder, held in self.leases.items()}
         wanted: dict[str, str | None] = {f"{s.API}/{name}": None for name in self.fixed}
         for holder, held in self.leases.items():
             wanted |= {f"{s.API}/{name}": holder for name in held.names}
         assert {key: endpoint.lease for key, endpoint in loaded.endpoints.items()} == wanted
+
+        kept = sum(held.look > 0 for held in self.leases.values())
+        assert self.run(self.registry.holding()) == ([Holding(s.API, kept, len(self.leases))] if kept else [])
 
         for event in self.run(self.registry.events(self.cursor, block_ms=0)):
             self.cursor = event.id
@@ -191,6 +229,8 @@ class Leases(RuleBasedStateMachine):
         assert self.cursor == loaded.position.cursor
         uses = {key.decode(): int(count) for key, count in self.raw.hgetall("dnsd:uses").items()}
         expected = {"site:fra": len(wanted), f"service:{s.API}": len(wanted)} if wanted else {}
+        if self.leases:
+            expected[f"leases:{s.API}"] = len(self.leases)
         assert uses == expected
         assert self.raw.xlen("dnsd:audit") + self.raw.xlen("dnsd:audit-leases") == self.writes
 

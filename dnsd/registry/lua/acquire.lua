@@ -31,7 +31,7 @@ if #faults > 1 then return faults end
 
 start()
 local old_lease, old_keys = members_of(id)
-local before, after = {}, {}
+local before, after, keys = {}, {}, {}
 for _, key in ipairs(old_keys) do
   if not wanted[key] then before[#before + 1] = end_endpoint(key, id) end
 end
@@ -44,9 +44,11 @@ for at = 7, #ARGV, 4 do
     after[#after + 1] = cjson.encode(key) .. ':' .. json
   end
   link_endpoint(key, site, id)
+  keys[#keys + 1] = key
   tell('endpoint', key, json, own(service_of(key), rule))
   keep('endpoint', key, json)
 end
+recount(id, old_keys, keys)
 local deadline = digits(lease_clock() + tonumber(ttl) * 1000)
 lease_json = lease_json:sub(1, -2) .. ',"fence":' .. version_text .. '}'
 keep('lease', id, lease_json)

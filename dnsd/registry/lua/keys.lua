@@ -11,3 +11,4 @@ local STREAMS = {
   seen = {KEYS[25], KEYS[26]},
 }
 local SERIALS, OBSERVERS, VOTES = KEYS[22], KEYS[23], KEYS[24]
+local HELD, HOLDING = KEYS[27], KEYS[28]

@@ -1,4 +1,5 @@
--- What the scripts about leases share. TERMS holds `fence ttl token` of each lease, DEADLINE its end in lease time.
+-- What the scripts about leases share. TERMS holds `fence ttl token` of each lease, DEADLINE its end in lease time,
+-- below zero while it is held past its end; HELD when a held one is looked at again; HOLDING how many each service has.
 
 -- Lease time now: what the clock showed at its last tick, and the time since, if that is short enough to be believed.
 local LONGEST_GAP = 2000
@@ -24,6 +25,39 @@ local function members_of(id)
   return raw:match('^%d+ (.*)$'), lease.endpoints
 end
 
+local function services_of(keys)
+  local services, known = {}, {}
+  for _, key in ipairs(keys) do
+    local service = service_of(key)
+    if not known[service] then services[#services + 1] = service end
+    known[service] = true
+  end
+  return services
+end
+
+-- How many leases each service has, beside the endpoints in USES.
+local function count_lease(keys, by)
+  for _, service in ipairs(services_of(keys)) do count_use('leases:' .. service, by) end
+end
+
+local function count_held(keys, by)
+  for _, service in ipairs(services_of(keys)) do
+    if redis.call('HINCRBY', HOLDING, service, by) <= 0 then redis.call('HDEL', HOLDING, service) end
+  end
+end
+
+-- The lease is renewed or ended: nothing is held of it any more.
+local function let_go(id, keys)
+  if redis.call('ZREM', HELD, id) == 1 then count_held(keys, -1) end
+end
+
+-- What is counted of a lease's services, when its endpoints become others; {} for none.
+local function recount(id, old_keys, keys)
+  count_lease(old_keys, -1)
+  let_go(id, old_keys)
+  count_lease(keys, 1)
+end
+
 -- `{"lease":...,"endpoints":{...}}` for the audit trail.
 local function with_endpoints(lease, endpoints)
   return '{"lease":' .. lease .. ',"endpoints":{' .. table.concat(endpoints, ',') .. '}}'
@@ -45,6 +79,7 @@ local function end_lease(id, actor, action)
   local lease, keys = members_of(id)
   local before = {}
   for _, key in ipairs(keys) do before[#before + 1] = end_endpoint(key, id) end
+  recount(id, keys, {})
   drop('lease', id)
   redis.call('HDEL', TERMS, id)
   redis.call('ZREM', DEADLINE, id)

@@ -1,6 +1,7 @@
 -- Moves deadlines; an event only where a load level changes.
 -- ARGV: actor, then for each lease: id, fence, number of loads, and two for each load: endpoint key, share 0..1.
 local clock = lease_clock()
+local some_held = redis.call('ZCOUNT', HELD, '-inf', '+inf') > 0
 local reply, levels, seen = {'ok'}, {}, {}
 
 -- Levels are eighths; a level is left only when the share is 0.03 past its boundary, so that noise at one is no event.
@@ -32,6 +33,10 @@ while at <= #ARGV do
   local held, ttl = terms_of(id)
   if held == fence then
     redis.call('ZADD', DEADLINE, digits(clock + tonumber(ttl) * 1000), id)
+    if some_held and redis.call('ZSCORE', HELD, id) then
+      local _, keys = members_of(id)
+      let_go(id, keys)
+    end
     for j = at + 3, at + 1 + 2 * loads, 2 do note_load(id, ARGV[j], tonumber(ARGV[j + 1])) end
     reply[#reply + 1] = held
     reply[#reply + 1] = digits(tonumber(ttl) * 1000)

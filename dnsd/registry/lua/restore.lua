@@ -25,6 +25,8 @@ function put.endpoint(c)
 end
 function put.lease(c)
   if newer(c.key) then return false end
+  local _, keys = members_of(c.key)
+  recount(c.key, keys, cjson.decode(c.json).endpoints)
   redis.call('HDEL', TERMS, c.key)
   redis.call('ZADD', DEADLINE, digits(lease_clock() + tonumber(c.extra) * 1000), c.key)
   return true
@@ -43,6 +45,8 @@ local function take_away(c)
     drop('verdict', c.key)
   end
   if c.kind == 'lease' then
+    local _, keys = members_of(c.key)
+    recount(c.key, keys, {})
     redis.call('HDEL', TERMS, c.key)
     redis.call('ZREM', DEADLINE, c.key)
   end
