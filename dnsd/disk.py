@@ -21,6 +21,7 @@ MAPS: Final = "maps"
 STATS: Final = "stats"
 LOCK: Final = "lock"
 GUARD: Final = "guard"
+CONTROL: Final = "control.sock"
 COOKIES: Final = "cookies"
 SERIALS: Final = "serials.json"
 TOKEN: Final = "admin.token"  # noqa: S105 - a file's name

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import socket
 import struct
 import time
@@ -120,6 +121,29 @@ def listen(addresses: Sequence[Address]) -> list[socket.socket]:
             sock.close()
         raise BindError(faults)
     return bound
+
+
+def listen_beside(folder: Path, name: str) -> socket.socket:
+    """A listening unix socket in a folder, for its owner alone; one that is left over is replaced. OSError.
+
+    The folder's descriptor stands in for its path, which may be longer than the 107 octets that an address holds.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    handle = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=handle)
+        sock.setblocking(False)
+        sock.bind(f"/proc/self/fd/{handle}/{name}")
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(mask)
+        os.close(handle)
+    return sock
 
 
 def machine_addresses(version: int) -> list[str]:

@@ -83,6 +83,7 @@ class Supervisor:
         _raise_file_limit(config.tcp.connections + 128)
         self._addresses = sockets.claim([address(text) for text in config.listen])
         self._admin = sockets.listen([address(text) for text in config.admin.listen])
+        self._beside = sockets.listen_beside(config.state, disk.CONTROL)
         self._tls = sockets.claim([address(text) for text in config.tls.listen]) if config.tls.listen else []
         self._bound: list[sockets.Bound | None] = [sockets.bind(self._addresses, self._tls) for _ in range(workers)]
         self._lifeline, self._lifeline_end = os.pipe()
@@ -281,7 +282,8 @@ class Supervisor:
         settings: dict[str, Any] = config.model_dump(mode="json")
         settings |= {
             "feeds": [ours.fileno() for ours, _ in self._feeds], "lifeline": self._lifeline,
-            "admin": [s.fileno() for s in self._admin], "store_url": config.registry.url or embedded.url(config.state),
+            "admin": [s.fileno() for s in (*self._admin, self._beside)],
+            "store_url": config.registry.url or embedded.url(config.state),
             "stats": str(config.state / disk.STATS), "atlas": str(config.atlas), "maps": str(config.maps),
             "certificate": settings["admin"]["certificate"], "key": settings["admin"]["key"],
             "admin_listen": list(config.admin.listen),
@@ -293,7 +295,8 @@ class Supervisor:
 
     def _control_descriptors(self) -> list[int]:
         pairs = [*self._feeds, *self._desks, *([self._tap] if self._tap else [])]
-        return [*(ours.fileno() for ours, _ in pairs), *(s.fileno() for s in self._admin), self._lifeline]
+        listening = [*self._admin, self._beside]
+        return [*(ours.fileno() for ours, _ in pairs), *(s.fileno() for s in listening), self._lifeline]
 
 
 # --- the process's surroundings ---------------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ def test_control_comes_back_and_workers_do_not_care(rig: Any) -> None:
     settings = json.loads((one.state / "settings").read_text())
     assert settings["node"] == "n1"
     assert len(settings["feeds"]) == 2
-    assert len(settings["admin"]) == 1
+    assert len(settings["admin"]) == 2  # and the socket in the state directory
     assert settings["store_url"] == f"unix://{one.state}/store/store.sock"
 
 

@@ -22,17 +22,18 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from dnsd import disk
-from dnsd.admin import auth, fleet, leases, listening, look, objects, problem, reports, survey, tokens
+from dnsd.admin import auth, custody, fleet, leases, listening, look, objects, problem, reports, survey, tokens
 from dnsd.admin.call import Call, Control, Room, Route, parse_query
 from dnsd.admin.exposition import Meter
 from dnsd.admin.idempotency import Memory
 from dnsd.admin.owners import Owners
 from dnsd.admin.problem import Problem
 from dnsd.registry.errors import RegistryError
+from dnsd.registry.models import Role
 
 ROUTES: Final[tuple[Route, ...]] = (
     *objects.ROUTES, *leases.ROUTES, *reports.ROUTES, *tokens.ROUTES, *fleet.ROUTES, *look.ROUTES,
-    *survey.ROUTES)
+    *survey.ROUTES, *custody.ROUTES)
 BUSY_MAX: Final = 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "dnsd"}
@@ -68,10 +69,21 @@ async def _admit(room: Room, route: Route, request: web.Request) -> auth.Caller:
     """Who calls; 401 and 403. Runs before anything of the request but its head is looked at."""
     if not route.roles or (route.local and from_here(request)):
         return auth.NOBODY
-    caller = await room.tokens.caller(request.headers.get("Authorization"))
+    caller = _neighbour(request) or await room.tokens.caller(request.headers.get("Authorization"))
     if caller.role not in route.roles:
         raise auth.forbidden(f"the role {caller.role} may not do this")
     return caller
+
+
+def _neighbour(request: web.Request) -> auth.Caller | None:
+    """Who comes without a token by the socket in the state directory: its owner and root may do all they could there.
+
+    So the registry need not be asked, nor have any token.
+    """
+    uid = None if "Authorization" in request.headers else listening.peer_uid(request.transport)
+    if uid is None or uid not in (0, os.geteuid()):
+        return None
+    return auth.Caller(f"uid-{uid}", Role.ADMIN, via=auth.SOCKET)
 
 
 def from_here(request: web.Request) -> bool:

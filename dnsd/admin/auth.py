@@ -37,6 +37,9 @@ STALE_SECONDS: Final = 900.0  # with the store away a known token is believed fo
 ABSENT_SECONDS: Final = 1.0
 KNOWN_MAX: Final = 4096
 FIRST_ID: Final = "admin"
+SOCKET: Final = "socket"
+"""What brought a caller who needs no token: the socket in the state directory."""
+
 
 _TEXT = re.compile(r"dnsd_([a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?)_([0-9a-f]{64})")
 _DUMMY = hashlib.sha256(b"no such token").digest()
@@ -65,6 +68,7 @@ class Caller:
     exact: frozenset[str] = frozenset()
     suffixes: tuple[str, ...] = ()
     networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    via: str = "token"
 
     @classmethod
     def of(cls, token: Token) -> Caller:
@@ -76,7 +80,7 @@ class Caller:
     @property
     def actor(self) -> str:
         """What audit says of whoever did it."""
-        return f"token:{self.id}"
+        return f"{self.via}:{self.id}"
 
     @property
     def by_service(self) -> bool:

@@ -99,13 +99,62 @@ class Answer(BaseModel):
 
 
 class Written(Answer):
-    """A write that was accepted. `version` is live on every worker when `/v1/status?wait_version=` says so."""
+    """A write that was accepted. `version` is live on every worker when `/v1/status?wait_version=` says so.
+
+    `local`: it holds on this node alone, for its registry is away; `version` is 0 then.
+    """
 
     key: str
     etag: str | None
     version: int
     created: bool
     durability: Durability
+    local: bool = False
+
+
+class Standpoint(Answer):
+    """An epoch, in hexadecimal, and a version of it."""
+
+    epoch: str
+    version: int
+
+
+class ServedState(Standpoint):
+    """What is served: where it stands, and how much it is."""
+
+    sites: int
+    services: int
+    endpoints: int
+    leases: int
+
+
+class Lost(Answer):
+    """What of a kind would be lost: of `had` objects `missing` are not there, `changed` otherwise; some by key."""
+
+    kind: str
+    had: int
+    missing: int
+    changed: int
+    named: list[str]
+
+
+class RegistryState(Answer):
+    """What is served and what the registry offers. `etag` is empty where there is nothing to accept or restore."""
+
+    state: Literal["followed", "away", "held"]
+    why: str
+    alarm: str
+    etag: str
+    served: ServedState
+    offered: Standpoint | None
+    losses: list[Lost]
+    stale_for: float
+
+
+class Adopted(Standpoint):
+    """What all nodes go on with; `written`: objects that were written back."""
+
+    written: int
 
 
 class TokenWritten(Written):

@@ -26,6 +26,8 @@ from dnsd.admin.idempotency import Memory
 from dnsd.admin.owners import Owners
 from dnsd.admin.problem import Problem, invalid
 from dnsd.control.reports import Told
+from dnsd.control.custody import Custody
+from dnsd.control.local import Local
 from dnsd.model import Fault
 from dnsd.registry.models import Endpoint, Role, Service
 from dnsd.registry.store import Registry
@@ -57,6 +59,8 @@ class Control(Protocol):
     registry: Registry
     stats: memoryview
     news: News
+    custody: Custody | None
+    local: Local | None
 
     def status(self) -> dict[str, Any]:
         """Where this node stands: stamp, workers, store, maps."""

@@ -16,6 +16,7 @@ import logging
 import resource
 import socket
 import ssl
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -68,6 +69,15 @@ def is_loopback(text: str) -> bool:
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
+def peer_uid(transport: asyncio.BaseTransport | None) -> int | None:
+    """The user at the other end of a unix socket (SO_PEERCRED, unix(7)); None for any other connection."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or sock.family != socket.AF_UNIX:
+        return None
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(uid)
+
+
 async def _listen(runner: web.AppRunner, sock: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
     server = runner.server
     assert server is not None  # noqa: S101 - the runner has just been set up
@@ -78,7 +88,10 @@ async def _listen(runner: web.AppRunner, sock: socket.socket, tls: ssl.SSLContex
     def accept() -> asyncio.BaseProtocol:
         return server() if len(server.connections) < most else _Refused()
 
-    return await asyncio.get_running_loop().create_server(accept, sock=sock, ssl=tls, backlog=128)
+    loop = asyncio.get_running_loop()
+    if sock.family == socket.AF_UNIX:
+        return await loop.create_unix_server(accept, sock=sock, backlog=128)
+    return await loop.create_server(accept, sock=sock, ssl=tls, backlog=128)
 
 
 def connections_max() -> int:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from dnsd.admin import bodies, problem
+from dnsd.admin import bodies, custody, problem
 from dnsd.admin.auth import Caller, forbidden
 from dnsd.admin.call import ALL, READERS, WRITERS, Call, Query, Route, answer
 from dnsd.admin.problem import Problem
@@ -143,6 +143,8 @@ async def put(call: Call, resource: Resource) -> web.Response:
     if key_of(value) != key:
         wrong = [name for name, text in fields.items() if getattr(value, name) != text]
         raise problem.invalid(Fault("/" + name, f"the path says {fields[name]}") for name in wrong)
+    if isinstance(value, Override) and (local := custody.alone(call)) is not None:
+        return await custody.force(call, local, value)
     stored = await call.registry.get(resource.kind, key)
     faults = resource.faults(call.caller, value)
     refuse(faults or (resource.faults(call.caller, stored.value) if stored else []))
@@ -155,6 +157,10 @@ async def put(call: Call, resource: Resource) -> web.Response:
 async def delete(call: Call, resource: Resource) -> web.Response:
     """Deletes the object; refused while others need it."""
     key = key_in(resource, resource.fields(call.match))
+    if resource is OVERRIDES and (local := custody.alone(call)) is not None:
+        lifted = await custody.lift(call, local, key)
+        if lifted is not None:
+            return lifted
     stored = await call.registry.get(resource.kind, key)
     if stored is None:
         raise absent()

@@ -9,8 +9,10 @@ A command makes one or two calls and ends, so each call has its own session and 
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -37,11 +39,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """A daemon's admin API: base address without a final slash, bearer token or None, seconds for one exchange."""
+    """A daemon's admin API: base address without a final slash, bearer token or None, seconds for one exchange.
+
+    `socket`: the daemon's own, by which its user needs no token; the address then only names it.
+    """
 
     url: str
     token: str | None = None
     patience: float = 30.0
+    socket: Path | None = None
 
     def call(self, method: str, path: str, *, body: Any = None, query: dict[str, Any] | None = None,
              etag: str | None = None, create_only: bool = False) -> Reply:
@@ -96,16 +102,24 @@ class Admin:
         import aiohttp
 
         limit = aiohttp.ClientTimeout(total=self.patience, connect=5)
+        handle = None
         try:
+            connector = None
+            if self.socket is not None:  # by its folder's descriptor: a path may be longer than an address holds
+                handle = os.open(self.socket.parent, os.O_PATH | os.O_CLOEXEC)
+                connector = aiohttp.UnixConnector(f"/proc/self/fd/{handle}/{self.socket.name}")
             async with (
-                aiohttp.ClientSession(timeout=limit) as session,
+                aiohttp.ClientSession(timeout=limit, connector=connector) as session,
                 session.request(method, self.url + path, json=body, headers=headers, params=query) as response,
             ):
                 text = await response.text()
                 return Reply(response.status, _decode(text, response.content_type), response.headers.get("ETag"))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
-            raise Failure(Exit.UNREACHABLE, f"no daemon answers at {self.url}: {reason}") from error
+            raise Failure(Exit.UNREACHABLE, f"no daemon answers at {self.socket or self.url}: {reason}") from error
+        finally:
+            if handle is not None:
+                os.close(handle)
 
 
 def segment(text: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import ipaddress
+import os
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dnsd.options import Config
 
 DEFAULT_CONFIG = Path("/etc/dnsd/dnsd.toml")
+BESIDE = "http://localhost"
 
 _SHARED: dict[str, tuple[Any, Any]] = {
     "config": (
@@ -41,6 +43,10 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "as_json": (
         Annotated[bool, typer.Option("--json", help="print JSON")],
         False),
+    "socket": (
+        Annotated[Path | None, typer.Option(
+            envvar="DNSD_SOCKET", help="the daemon's own socket, which needs no token; else STATE/control.sock")],
+        None),
 }
 
 
@@ -52,6 +58,7 @@ class Session:
     url: str
     token: str
     as_json: bool
+    socket: Path | None = None
 
     def config(self) -> Config:
         """The node's settings; a `Failure` with all faults when they are no good."""
@@ -63,12 +70,18 @@ class Session:
             raise Failure(Exit.CONFIG_INVALID, f"{self.config_path} is not usable", error.faults) from error
 
     def admin(self) -> Admin:
-        """The daemon to talk to: --url and --token, and for what is missing the settings and the state directory."""
+        """The daemon to talk to: --socket, or --url and --token, and for what is missing the settings and the state
+        directory, whose socket is preferred by those who may use it."""
+        if self.socket is not None:
+            return Admin(BESIDE, self.token or None, socket=self.socket)
         if self.url and self.token:
             return Admin(self.url.rstrip("/"), self.token)
         if self.url and not self.config_path.exists():
             return Admin(self.url.rstrip("/"))
         config = self.config()
+        beside = config.state / disk.CONTROL
+        if not (self.url or self.token) and os.access(beside, os.R_OK | os.W_OK):
+            return Admin(BESIDE, socket=beside)
         return Admin((self.url or _own_url(config)).rstrip("/"), self.token or _stored_token(config.state))
 
 
@@ -76,7 +89,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """Makes a command of a function that takes a `Session` first; a `Failure` ends the process with its exit code."""
 
     def run(*args: Any, **given: Any) -> None:
-        session = Session(given.pop("config"), given.pop("url"), given.pop("token"), given.pop("as_json"))
+        session = Session(
+            given.pop("config"), given.pop("url"), given.pop("token"), given.pop("as_json"), given.pop("socket"))
         try:
             function(session, *args, **given)
         except Failure as failure:

@@ -46,7 +46,8 @@ from dnsd.control.rules import PrometheusSettings, Rules
 from dnsd.control.secondaries import Secondaries, ZoneSettings
 from dnsd.control.state import Fleet
 from dnsd.control.survey import Survey
-from dnsd.control.tap import Capture, CaptureSettings, outlets
+from dnsd.control.tap import CaptureSettings
+from dnsd.control.tap import opened as opened_tap
 from dnsd.control.transfer import Allowed
 from dnsd.control.tsig import Keys, KeySettings
 from dnsd.control.views import Views
@@ -161,17 +162,17 @@ class Process:
         self.maps.publisher = self.publisher
         self.registry = Registry(Link(settings.store_url, settings.registry.prefix))
         self.intake = Intake(
-            self.registry, self.fleet, self.publisher, self.maps, clock=self.clock, history=self.registry.history,
-            node=settings.node)
+            self.registry, self.fleet, self.publisher, self.maps, clock=self.clock, node=settings.node)
+        self.intake.history = self.registry.history
         self.keeping = self.intake.memory = Keeping(settings.state, self.fleet, self.clock)
-        self.local = Local(settings.state, self.intake, self.registry, node=settings.node)
+
         self.lease_clock = LeaseClock(self.registry, self.views, self.publisher, clock=self.clock)
         self.zones = Zones([(zone.name, zone.file) for zone in settings.zones])
         self.control = Control(
             self.registry, disk.mapped(settings.stats), node=settings.node, views=self.views, publisher=self.publisher,
             feeds=self.feeds, maps=self.maps, intake=self.intake, lease_clock=self.lease_clock, zones=self.zones,
             clock=self.clock)
-        self.control.local = self.local
+        self.local = self.control.local = Local(settings.state, self.intake, self.registry, node=settings.node)
         self.control.custody = Custody(self.intake, self.fleet, self.registry, self.registry.history)
         self._node_file = settings.state / files.NODE
         self.secondaries = self.control.secondaries = Secondaries(
@@ -184,7 +185,7 @@ class Process:
         self.control.desk = lambda: {**self.desk.described(), **answers.described()}
         self.control.ecs_from = Prefixes(settings.ecs.resolvers)
         if settings.tap >= 0:
-            self.control.capture = _capture(settings)
+            self.control.capture = opened_tap(settings.capture, settings.node, settings.tap)
         self.health = Health(self.fleet, self.publisher, self.clock)
         self.watching = self.control.watching = Watching(
             settings.probes, self.health, sockets=[*settings.listen, *settings.tls.listen, *settings.admin_listen],
@@ -363,14 +364,6 @@ async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
             return
     _log.error("did not end: %s", ", ".join(task.get_name() for task in pending))
 
-
-def _capture(settings: Settings) -> Capture | None:
-    try:
-        written = outlets(settings.capture, settings.node)
-    except ImportError as error:  # `check` says so too; here it must not cost the rest
-        _log.error("nothing is captured: %s", error)
-        return None
-    return Capture(socket.socket(fileno=settings.tap), written)
 
 
 def _room(name: str) -> ModuleType:

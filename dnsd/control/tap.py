@@ -47,6 +47,16 @@ class CaptureSettings(BaseModel):
     clients: Literal["full", "prefix"] = "prefix"
 
 
+def opened(settings: CaptureSettings, node: str, tap: int) -> Capture | None:
+    """What takes the samples of an inherited socket to where it was asked for; None where that cannot be."""
+    try:
+        written = outlets(settings, node)
+    except ImportError as error:  # `check` says so too; here it must not cost the rest
+        _log.error("nothing is captured: %s", error)
+        return None
+    return Capture(socket.socket(fileno=tap), written)
+
+
 def outlets(settings: CaptureSettings, node: str) -> dict[str, tuple[Outlet, Writer]]:
     """What is asked for, by its option's name; ImportError where a library for it is missing."""
     whole = settings.clients == "full"

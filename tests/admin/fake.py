@@ -205,6 +205,8 @@ class FakeControl:
         self.anew: list[str] = []
         self.takes = True
         self.news = News(Clock(), lambda: self.unmet)
+        self.custody = FakeCustody()
+        self.local: Any = None
 
     def status(self) -> dict[str, Any]:
         return {
@@ -244,6 +246,33 @@ class FakeControl:
 
     async def reload(self) -> list[Fault]:
         return self.faults
+
+
+class FakeCustody:
+    """A registry that is held off, until one of the two is called for."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str | None, str]] = []
+
+    def described(self) -> dict[str, Any]:
+        served = {"epoch": "7", "version": 9, "sites": 1, "services": 1, "endpoints": 4, "leases": 0}
+        losses = [{"kind": "endpoint", "had": 4, "missing": 4, "changed": 0, "named": ["api.a.example/fixed"]}]
+        return {"state": "held", "why": "emptied", "alarm": "", "etag": "7-1", "served": served,
+                "offered": {"epoch": "8", "version": 1}, "losses": losses, "stale_for": 1.5}
+
+    async def accept(self, etag: str | None, actor: str) -> dict[str, Any]:
+        return self._settle("accept", etag, actor)
+
+    async def restore(self, etag: str | None, actor: str) -> dict[str, Any]:
+        return self._settle("restore", etag, actor)
+
+    def _settle(self, what: str, etag: str | None, actor: str) -> dict[str, Any]:
+        if etag is None:
+            raise errors.PreconditionRequired("say which")
+        if etag not in ("7-1", "*"):
+            raise errors.PreconditionFailed("another by now")
+        self.calls.append((what, etag, actor))
+        return {"epoch": "9", "version": 10, "written": 0}
 
 
 def filled() -> FakeRegistry:

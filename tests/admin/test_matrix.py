@@ -53,6 +53,9 @@ CALLS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "events": ("/v1/events", None, {}),
     "audit": ("/v1/audit", None, {}),
     "reload": ("/v1/reload", None, {}),
+    "get_registry": ("/v1/registry", None, {}),
+    "accept_registry": ("/v1/registry/accept", None, {"If_Match": '"7-1"'}),
+    "restore_registry": ("/v1/registry/restore", None, {"If_Match": '"7-1"'}),
     "openapi": ("/v1/openapi.json", None, {}),
     "healthz": ("/healthz", None, {}),
     "readyz": ("/readyz", None, {}),
@@ -64,7 +67,7 @@ READS = {f"{verb}_{what}" for verb, whats in (
 FLEET = {f"{verb}_{what}" for verb in ("put", "delete") for what in ("site", "service", "endpoint", "override")}
 LEASES = {"acquire_lease", "renew_leases", "renew_lease", "release_lease", "report"}
 BOTH = {"explain", "status", "stands"}
-TOKEN_ROUTES = {"list_tokens", "get_token", "put_token", "delete_token"}
+TOKEN_ROUTES = {"list_tokens", "get_token", "put_token", "delete_token", "accept_registry", "restore_registry"}
 EVERYBODY = {"put_site", "delete_site", "delete_override", "audit", "events", "reload"}  # reach beyond any narrowing
 ALLOWED = {
     "root": set(CALLS),
@@ -77,7 +80,7 @@ ALLOWED = {
     "agent-b": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {
         "acquire_lease", "renew_lease", "release_lease", "explain", "report", "stands"},
     "agent-free": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {"renew_lease", "release_lease"},
-    "reader": READS | BOTH | {"audit", "events"},
+    "reader": READS | BOTH | {"audit", "events", "get_registry"},
     "reader-a": READS | BOTH,
 }
 

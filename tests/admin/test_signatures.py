@@ -36,4 +36,4 @@ def test_the_fake_registry_is_called_as_the_real_one(name: str) -> None:
 
 def test_nothing_else_is_declared() -> None:
     assert {name for name in vars(Control) if not name.startswith("_")} == set(FACE)
-    assert set(Control.__annotations__) == {"registry", "stats", "news"}
+    assert set(Control.__annotations__) == {"registry", "stats", "news", "custody", "local"}

@@ -306,13 +306,13 @@ async def test_a_restart_goes_on(store: Store, registry: Registry, start: Start)
     assert await second.close() == 0
     third = start()
     await third.until(lambda: third.process.intake.problem)
-    assert third.process.publisher.live.stamp == second.process.publisher.live.stamp
+    await third.until(lambda: third.process.publisher.live.counts.images)  # it knows the fleet without the store
+    assert third.process.publisher.live.stamp[:2] == second.process.publisher.live.stamp[:2]
     assert not third.process.publisher.following
     assert third.ask() == (0, [ADDRESS])
     told = await third.control.explain(SERVICE, "A", None, None)
     assert told["addresses"] == ["192.0.2.1"]
-    faults = await third.control.reload()
-    assert [fault.place for fault in faults] == ["registry"]
+    assert await third.control.reload() == []
 
 
 async def test_reload(registry: Registry, start: Start) -> None:
