@@ -221,7 +221,9 @@ class Intake:
         """Load the whole state, and adopt or hold it."""
         if self.held:
             await self._wait_held()
-            if await self.stream.position() == self.judged and not await self._marked():
+            same = await self.stream.position() == self.judged
+            self.connected, self.problem = True, ""  # it may have been away, and people can act on it now
+            if same and not await self._marked():
                 return
         loaded = await self.stream.load()
         self.loads += 1

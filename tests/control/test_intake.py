@@ -170,6 +170,22 @@ async def test_a_store_that_lost_its_state_is_held_off(make: Make, state: Loaded
     assert node.rig.publisher.reached(7)
 
 
+async def test_what_is_held_can_be_acted_on_again_after_the_store_was_away(make: Make) -> None:
+    node = make(Script(service(), A1, version=5))
+    await node.step()
+    node.script.feed = [Gap("forked")]
+    node.script.state = loaded(epoch=EPOCH + 1, version=0)
+    await node.step(3)
+    node.script.away = Unavailable("gone fishing")
+    await node.step(2)
+    assert not node.intake.connected
+    node.script.away = None
+    await node.step()
+    assert node.intake.held
+    assert node.intake.connected
+    assert node.intake.problem == ""
+
+
 async def test_a_store_that_was_held_must_win_trust_back_by_its_content(make: Make) -> None:
     node = make(Script(service(), A1, service("b.example.com"), version=5))
     await node.step()
