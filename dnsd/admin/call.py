@@ -25,9 +25,9 @@ from dnsd.admin.exposition import Meter
 from dnsd.admin.idempotency import Memory
 from dnsd.admin.owners import Owners
 from dnsd.admin.problem import Problem, invalid
-from dnsd.control.reports import Told
 from dnsd.control.custody import Custody
 from dnsd.control.local import Local
+from dnsd.control.told import Told
 from dnsd.model import Fault
 from dnsd.registry.models import Endpoint, Role, Service
 from dnsd.registry.store import Registry

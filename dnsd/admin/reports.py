@@ -18,7 +18,7 @@ from aiohttp import web
 from dnsd.admin import bodies, objects, problem
 from dnsd.admin.call import HOLDERS, Call, Control, Route, answer
 from dnsd.admin.problem import Problem
-from dnsd.control.reports import Told
+from dnsd.control.told import Told
 from dnsd.model import Fault
 from dnsd.registry.models import Renewal
 from dnsd.registry.reports import OwnReport, Report

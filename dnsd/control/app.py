@@ -198,16 +198,19 @@ class Process:
         self.builder.memories = self.views.memories
         self.judge = self.views.health = self.control.judge = Judge(
             self.fleet, self.health, self.votes, self.builder, self.publisher, self.clock)
-        self.control.survey = Survey(self.views, self.judge, self.health, self.publisher)
         self.judge.follows = lambda: self.intake.epoch
+        self._advise()
+
+    def _advise(self) -> None:
+        """What speaks of health besides probes."""
         self.reports = self.control.reports = Reports(
-            self.fleet, node=settings.node, tell=self.registry.sightings.tell, clock=self.clock)
-        self.control.survey.reports = self.reports
-        self.reports.changed = self.judge.advised
+            self.fleet, node=self.settings.node, tell=self.registry.sightings.tell, clock=self.clock,
+            state=self.settings.state)
         self.votes.reported = self.reports.heard
-        self.rules = self.control.rules = Rules(self.fleet, settings.prometheus, self.clock)
-        self.rules.changed = self.judge.advised
+        self.rules = self.control.rules = Rules(self.fleet, self.settings.prometheus, self.clock)
+        self.reports.changed = self.rules.changed = self.judge.advised
         self.builder.advisers += (self.reports, self.rules)
+        self.control.survey = Survey(self.views, self.judge, self.health, self.publisher, self.reports)
 
     async def run(self) -> int:
         """Start, keep running, leave; the exit code."""
@@ -273,6 +276,7 @@ class Process:
         self.local.take_over()
         self.secondaries.take_over()
         self.watching.take_over()
+        self.reports.take_over()
         stats = self.control.stats
         for slot in range(min(metrics.workers(stats), len(self.feeds.feeds))):
             head = metrics.head(stats, slot)

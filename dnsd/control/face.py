@@ -27,11 +27,12 @@ from dnsd.control.local import Local
 from dnsd.control.maps import Maps
 from dnsd.control.news import News
 from dnsd.control.publish import Publisher
-from dnsd.control.reports import Reports, Told
+from dnsd.control.reports import Reports
 from dnsd.control.rules import Rules
 from dnsd.control.secondaries import Secondaries
 from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture
+from dnsd.control.told import Told
 from dnsd.control.views import Views
 from dnsd.control.watching import Watching
 from dnsd.control.zones import Zones, conflicts, misplaced

@@ -1,12 +1,12 @@
 """What holders and users of endpoints report of them, on every node: windows of outcomes, breakers, round trips.
 
-Lives here: taking reports in, telling other nodes of them, what they make of a measured state (an adviser of
-`control.builder`). Does not live here: who may report (`admin.reports`), when a breaker opens (`steer.breaker`), what
-of it is decided for all (`control.builder`).
+Lives here: taking reports in, telling other nodes, what they make of a measured state (an adviser of `control.builder`,
+which decides for all). Does not live here: who may report (`admin.reports`), when a breaker opens (`steer.breaker`).
 
 A report is heard by every node, so any of them can build. Reports that come to this node are put together and told
 twice a second, what is urgent sooner; while the store is away they count here. Reports only ever make it worse: an
-endpoint that probes find dead stays dead whatever its users say.
+endpoint that probes find dead stays dead whatever its users say. What follows from reports survives a restart of the
+process, for a while; the outcomes do not.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from dnsd import disk
+from dnsd.control import reportfile
 from dnsd.control.clock import Allowance, Clock
+from dnsd.control.reportfile import Kept
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
+from dnsd.control.told import MOST, SAMPLES, Told, packed, unpacked
 from dnsd.registry.errors import RegistryError
 from dnsd.registry.sightings import News
 from dnsd.steer import breaker as breakers
@@ -45,23 +50,11 @@ ENTRIES: Final = 5
 TELL_S: Final = 0.5
 URGENT_S: Final = 0.1
 LOOK_S: Final = 0.5
-SAMPLES: Final = 10
+SAVE_S: Final = 5.0
+KEPT_MS: Final = 600_000
 BREATH: Final = 200
 RAMP_MS: Final = 10_000
-MOST: Final = 1_000_000
 _log = logging.getLogger("dnsd.control")
-
-
-class Told(NamedTuple):
-    """One reporter's word on an endpoint (`service/id`). `sick_ms`: by its holder, how long it is unhealthy (0: it is
-    healthy, None: nothing is said)."""
-
-    key: str
-    reporter: str
-    ok: int = 0
-    failed: int = 0
-    rtts: tuple[float, ...] = ()
-    sick_ms: int | None = None
 
 
 class Pace(NamedTuple):
@@ -102,6 +95,7 @@ class Reports:
 
     def __init__(
         self, fleet: Fleet, *, node: str, tell: Callable[[str, Mapping[str, Any]], Awaitable[None]], clock: Clock,
+        state: Path | None = None,
     ) -> None:
         self.fleet, self.node, self.clock = fleet, node, clock
         self.changed: Callable[[Sequence[str]], None] = lambda _: None
@@ -112,6 +106,8 @@ class Reports:
         self._pending: dict[tuple[str, str], Told] = {}
         self._quotas: dict[str, Allowance] = {}
         self._wake = asyncio.Event()
+        self._file = state / reportfile.FILE if state is not None else None
+        self._saved_s, self._unsaved = clock.monotonic(), False
 
     # --- asked ---
 
@@ -187,7 +183,7 @@ class Reports:
         if news.node == self.node or not isinstance(rows, list):
             return
         for row in rows[:TOLD]:
-            one = _unpacked(row)
+            one = unpacked(row)
             if one is not None:
                 self._take(one)
 
@@ -247,6 +243,7 @@ class Reports:
             self._hot.pop(key, None)
         if known.opinion == before:
             return False
+        self._unsaved = True
         _log.info("%s: %s", key, _words(known.opinion))
         self.changed((service,))
         return True
@@ -255,23 +252,28 @@ class Reports:
 
     async def run(self) -> None:
         """Tell others, and notice what time alone changes, for ever."""
-        while True:
-            try:
-                async with asyncio.timeout(TELL_S):
-                    await self._wake.wait()
-                await self.clock.sleep(URGENT_S)  # what belongs together comes together
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            await self.tell()
-            await self.look()
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(TELL_S):
+                        await self._wake.wait()
+                    await self.clock.sleep(URGENT_S)  # what belongs together comes together
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+                await self.tell()
+                await self.look()
+                if self._unsaved and self.clock.monotonic() - self._saved_s >= SAVE_S:
+                    await asyncio.to_thread(self._write, self._dump())
+        finally:
+            self.save()
 
     async def tell(self) -> None:
         """Tell other nodes what has come; what cannot be told has counted here."""
         keys = list(self._pending)[: TOLD * ENTRIES]
         batch = [self._pending.pop(key) for key in keys]
         for at in range(0, len(batch), TOLD):
-            rows = [_packed(one) for one in batch[at : at + TOLD]]
+            rows = [packed(one) for one in batch[at : at + TOLD]]
             try:
                 await self._tell(self.node, {"reports": rows})
             except RegistryError as error:
@@ -301,11 +303,47 @@ class Reports:
         """Endpoints that are gone, or nobody speaks of: a part of all of them each time."""
         for service in list(self._known)[:BREATH]:
             some = self._known.pop(service)
-            kept = {id_: known for id_, known in some.items()
-                    if self.fleet.endpoint(f"{service}/{id_}") is not None
-                    and (known.spoke_ms or now_ms - known.heard_ms < 2 * SILENT_MS)}
+            kept = {id_: known for id_, known in some.items() if now_ms - known.heard_ms < SILENT_MS or (
+                    known.spoke_ms and self.fleet.endpoint(f"{service}/{id_}") is not None)}
             if kept:
                 self._known[service] = kept  # at the end: those before it are looked at first
+
+    # --- the file ---
+
+    def take_over(self) -> None:
+        """What a former process has written down, unless that is too long ago."""
+        try:
+            at_ms, kept = reportfile.read(self._file) if self._file is not None else (0, [])
+        except (ValueError, OSError) as error:
+            _log.error("what was reported is lost: %s", error)
+            return
+        now_ms = self.clock.unix_ms()
+        for one in kept if 0 <= now_ms - at_ms <= KEPT_MS else ():
+            service, _, id_ = one.key.rpartition("/")
+            paces = {OTHERS: Pace(True, 0, now_ms)} if one.slow else {}
+            known = Known(paces=paces, breaker=one.breaker, sick_ms=one.sick_ms, heard_ms=now_ms)
+            self._known.setdefault(service, {})[id_] = known
+            self._turn(one.key, known, now_ms)
+
+    def save(self) -> None:
+        """Write down what follows from reports."""
+        if self._unsaved:
+            self._write(self._dump())
+
+    def _dump(self) -> bytes:
+        self._unsaved, self._saved_s = False, self.clock.monotonic()
+        return reportfile.octets(self.clock.unix_ms(), (
+            Kept(f"{service}/{id_}", known.breaker, known.sick_ms, known.opinion.slow)
+            for service, some in self._known.items() for id_, known in some.items() if known.opinion != PLAIN))
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            disk.replace(self._file, data)
+        except OSError as error:
+            self._unsaved = True
+            _log.error("what follows from reports cannot be written: %s", error)
 
     # --- parts ---
 
@@ -335,27 +373,6 @@ class Reports:
             self.untold += 1
             return
         self._pending[at] = one
-
-
-def _packed(one: Told) -> list[Any]:
-    return [one.key, one.reporter, one.ok, one.failed, [round(rtt_ms, 1) for rtt_ms in one.rtts], one.sick_ms]
-
-
-def _unpacked(row: object) -> Told | None:
-    """A row of the stream; None for what is none."""
-    if not isinstance(row, list) or len(row) != len(Told._fields):
-        return None
-    key, reporter, ok, failed, rtts, sick_ms = row
-    try:
-        return Told(
-            str(key), str(reporter)[:64], _bounded(ok), _bounded(failed), tuple(map(float, rtts[:SAMPLES])),
-            None if sick_ms is None else _bounded(sick_ms, 86_400_000))
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _bounded(value: Any, most: int = MOST) -> int:
-    return min(max(0, int(value)), most)
 
 
 def _words(opinion: Opinion) -> str:

@@ -27,9 +27,8 @@ FAMILIES: Final = {types.A: "A", types.AAAA: "AAAA"}
 class Survey:
     """Asked by the API: `of` one service."""
 
-    def __init__(self, views: Views, judge: Judge, health: Health, publisher: Publisher) -> None:
-        self.views, self.judge, self.health, self.publisher = views, judge, health, publisher
-        self.reports: Reports | None = None
+    def __init__(self, views: Views, judge: Judge, health: Health, publisher: Publisher, reports: Reports) -> None:
+        self.views, self.judge, self.health, self.publisher, self.reports = views, judge, health, publisher, reports
 
     def of(self, name: str, now_ms: int) -> dict[str, Any] | None:
         """The service now; None when there is none."""
@@ -55,7 +54,7 @@ class Survey:
             "endpoint": endpoint.id, "site": endpoint.site, "tier": endpoint.tier, "weight": endpoint.weight,
             "load": endpoint.load, "lease": endpoint.lease, "override": _override(override),
             "answered": [FAMILIES[type_] for type_, there in ((types.A, member.a), (types.AAAA, member.aaaa)) if there],
-            "reports": self.reports.of(name, endpoint.id) if self.reports is not None else None,
+            "reports": self.reports.of(name, endpoint.id),
             "share": member.share, "why": member.reason, "held_back": list(_held_back(resolved, member)),
             "addresses": list(self._addresses(name, member)),
         }

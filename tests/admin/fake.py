@@ -13,7 +13,7 @@ from dnsd import metrics
 from dnsd.admin import auth
 from dnsd.control.clock import Clock
 from dnsd.control.news import News
-from dnsd.control.reports import Told
+from dnsd.control.told import Told
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
 from dnsd.registry.fields import Model

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dnsd.control.reports import Told
+from dnsd.control.told import Told
 from tests.admin.conftest import Api
 
 MINE, THEIRS = "api.a.example/one-a", "api.b.example/one-b"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dnsd.control import resolve
 from dnsd.control.clock import Clock
-from dnsd.control.reports import BURST, OTHERS, PENDING, REPORTERS, TOLD, Reports, Told
+from dnsd.control.reports import BURST, OTHERS, PENDING, REPORTERS, TOLD, Reports
 from dnsd.control.resolve import Health, Resolved
 from dnsd.control.standing import Measured
+from dnsd.control.told import Told
 from dnsd.registry.errors import Unavailable
 from dnsd.registry.sightings import News
 from dnsd.steer.health import State
@@ -38,14 +40,16 @@ class Time(Clock):
 class Rig:
     """Reports of one node over a small fleet; `sent` is what others are told."""
 
-    def __init__(self, node: str = "a", clock: Time | None = None, **declared: Any) -> None:
+    def __init__(
+        self, node: str = "a", clock: Time | None = None, state: Path | None = None, **declared: Any,
+    ) -> None:
         self.clock = clock or Time()
         self.fleet = fleet(
             site("one"), site("two"), site("three"), service(**declared), endpoint("one", "192.0.2.1", "2001:db8::1"),
             endpoint("two", "192.0.2.2", site="two"), endpoint("three", "192.0.2.3", site="three"))
         self.sent: list[Mapping[str, Any]] = []
         self.away = False
-        self.reports = Reports(self.fleet, node=node, tell=self._tell, clock=self.clock)
+        self.reports = Reports(self.fleet, node=node, tell=self._tell, clock=self.clock, state=state)
         self.marked: list[str] = []
         self.reports.changed = self._changed
         self.removals: Mapping[int, Any] = {}
@@ -68,6 +72,9 @@ class Rig:
 
     def advise(self, id_: str = "one", measured: Measured | None = None, type_: int = A) -> Measured:
         return self.reports.advise(SERVICE, id_, type_, measured or Measured(), self.clock.now_ms)
+
+    def state(self, id_: str) -> State:
+        return self.advise(id_).state
 
     def resolve(self) -> Resolved:
         """What is answered, and its limits' memory kept."""
@@ -303,9 +310,12 @@ def test_endpoints_that_are_gone_are_forgotten() -> None:
     rig = Rig()
     rig.reports.report("web", [FAILS, Told(TWO, "web", 1)])
     rig.fleet.apply(gone(9, endpoint("one", "192.0.2.1", "2001:db8::1")), NOW)
-    rig.wait(1000)
+    assert rig.reports._known[SERVICE].keys() == {"one", "two"}
+    rig.wait(30_000)
+    rig.reports.report("web", [Told(TWO, "web", 1)])
+    rig.wait(30_000)  # it may be back in a moment
     assert rig.reports._known[SERVICE].keys() == {"two"}
-    rig.wait(121_000)
+    rig.wait(61_000)
     assert rig.reports._known == {}
     assert rig.reports._hot == {}
 
@@ -338,3 +348,42 @@ async def test_the_task_tells_and_looks(monkeypatch: pytest.MonkeyPatch) -> None
                 await asyncio.sleep(0.001)
     finally:
         task.cancel()
+
+
+@pytest.mark.parametrize(("away_ms", "kept"), [(1000, True), (599_000, True), (601_000, False), (-5000, False)])
+def test_a_restart_keeps_what_follows(tmp_path: Path, away_ms: int, kept: bool) -> None:
+    before = Rig(state=tmp_path)
+    before.reports.save()
+    assert not (tmp_path / "reports.json").exists()
+    before.reports.report("web", [
+        FAILS, Told(TWO, "web", sick_ms=86_400_000), Told(THREE, "web", 5, 0, (900.0,) * 3)])
+    before.reports.save()
+    after = Rig(state=tmp_path, clock=before.clock)
+    after.clock.now_ms += away_ms
+    after.reports.take_over()
+    assert after.reports.speaks(SERVICE) is kept
+    assert (after.state("two"), after.state("three")) == ((State.DOWN, State.DEGRADED) if kept else (State.UP,) * 2)
+    if kept:
+        after.wait(30_000)
+        assert after.advise().share == 50  # half open when its time has come
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"x", b"[]", b"{}", b'{"at_ms": "x"}', b'{"at_ms": 1900000000000}',
+    b'{"at_ms": 1900000000000, "endpoints": [["a/b", [9], 0, false]]}',
+    b'{"at_ms": 1900000000000, "endpoints": [["a/b", ["x"], 0, false]]}', b'{"at_ms": 1900000000000, "endpoints": 5}'])
+def test_a_file_that_cannot_be_read(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "reports.json").write_bytes(data)
+    rig = Rig(state=tmp_path)
+    rig.reports.take_over()
+    assert rig.advise() == Measured()
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "reports.json").mkdir()
+    rig = Rig(state=tmp_path)
+    rig.reports.report("web", [FAILS])
+    rig.reports.save()
+    assert rig.reports._unsaved
+    rig.reports.take_over()
+    assert rig.advise().state is State.DOWN
