@@ -43,7 +43,7 @@ def drill(
     live: Annotated[bool, typer.Option(
         "--live", help="in the running fleet: force endpoint:SERVICE/ID or site:ID down, watch, lift it")] = False,
     service: Annotated[str, typer.Option(help="with --live: the service to watch, if not the endpoint's own")] = "",
-    seconds: Annotated[int, typer.Option("--for", min=5, max=3600, help="with --live: how long")] = 30,
+    seconds: Annotated[int, typer.Option("--for", min=1, max=3600, help="with --live: how long")] = 30,
 ) -> None:
     """Make things go wrong in a scratch fleet of five nodes, and measure how long its users notice."""
     if live:

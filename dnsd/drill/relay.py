@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dnsd.drill import netns
@@ -183,6 +184,9 @@ _DIRECT: Final = Way()
 def main(settings: str) -> int:
     """The process: settings as JSON. What stands in its way goes to who gives the orders, as `error`."""
     given = json.loads(settings)
+    netns.be_ahead()
+    with suppress(OSError):  # a session is a scheduler group of its own, which has a niceness too
+        Path("/proc/self/autogroup").write_text(str(netns.AHEAD), encoding="ascii")
     with socket.socket(fileno=given["orders"]) as orders:
         try:
             Relay(orders, [IPv4Network(prefix) for prefix in given["prefixes"]], given["seed"]).run()

@@ -11,6 +11,9 @@ from math import ceil
 from typing import Any, Final
 
 FAST_S: Final = 2.0
+STALLED_S: Final = 0.2
+"""From then on a run says so: probes have little more time."""
+
 BEYOND_TTL_S: Final = 4.0
 """Seconds on top of the TTL until the last failed request: 12 s at TTL 8, 9 s at TTL 5."""
 
@@ -25,6 +28,7 @@ class Result:
     back         from the fault's end until all was as before
     wrong        whom nothing has happened to, and who was not answered
     lost         registrations that were gone
+    stalled      how long the drill itself stood still: the machine is too busy for what was measured to be the fleet's
     left         workers that answered otherwise than before when the run ended, and by which addresses
     """
 
@@ -41,6 +45,7 @@ class Result:
     requests: int = 0
     failed: int = 0
     unanswered: int = 0
+    stalled: float = 0.0
     wrong: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -79,7 +84,8 @@ def line(result: Result) -> str:
                "back": result.back}
     text = "  ".join(f"{name} {seconds(value)}" for name, value in numbers.items())
     more = f"{result.failed}/{result.requests} failed, {len(result.wrong)} wrong, {len(result.lost)} lost"
-    return f"{head}  {text}  {more}  {'MISSED: ' + ', '.join(result.missed) if result.missed else 'passed'}"
+    busy = f"  (busy: the drill stood still for {seconds(result.stalled)})" if result.stalled > STALLED_S else ""
+    return f"{head}  {text}  {more}  {'MISSED: ' + ', '.join(result.missed) if result.missed else 'passed'}{busy}"
 
 
 def table(results: Iterable[Result]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dnsd.drill import fleet, picture
+from dnsd.drill import fleet, netns, picture
 from dnsd.drill.faults import FAULTS
 from dnsd.drill.result import Result
 from dnsd.drill.trial import Trial
@@ -46,6 +46,7 @@ class Plan:
 async def hold(plan: Plan, folder: Path, told: Callable[[Result], None]) -> list[Result]:
     """All runs in one fleet under a folder; each result is told as soon as it is there. NotReadyError,
     UnavailableError."""
+    netns.be_ahead()
     scene = fleet.Fleet(folder, plan.redis, seed=plan.seed, workers=plan.workers)
     results: dict[int, Result] = {}
     turns = asyncio.Semaphore(plan.at_once)

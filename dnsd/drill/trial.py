@@ -23,6 +23,7 @@ AFTER_TTL_S: Final = 1.5
 
 BACK_S: Final = 45.0
 AFTER_S: Final = 3.0
+"""How long users are watched after the end of what must be without effect: that may have one too."""
 
 
 @dataclass
@@ -48,7 +49,8 @@ class Trial:
         self.result = Result(name, number, seed, ttl, self.fault.dies, self.fault.fast)
         self._fleet = of
         self._chance = random.Random(f"{seed} {name} {number}")  # noqa: S311 - the same again by its seed
-        self._workers: list[watching.Worker] = []
+        self.workers: list[watching.Worker] = []
+        self._stalls = watching.Stalls()
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -76,15 +78,16 @@ class Trial:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.stage.remove()
         if not self.result.refused:
-            self._judge()
+            self.judge()
         return self.result
 
     async def _watch(self, tasks: list[asyncio.Task[None]]) -> None:
         stage, notes = self.stage, self.notes
+        tasks.append(asyncio.create_task(self._stalls.run()))
         for node in fleet.NODES:
             for worker, asker in (await self._fleet.workers_of(node)).items():
                 one = watching.Worker(node, worker, asker, notes.turns)
-                self._workers.append(one)
+                self.workers.append(one)
                 tasks.append(asyncio.create_task(one.run(stage.api, (stage.wide, stage.kept))))
             tasks.append(asyncio.create_task(watching.follow(self._fleet, node, stage.api, notes.decisions)))
         try:
@@ -118,7 +121,7 @@ class Trial:
         if await self._until(self._as_expected, BACK_S) and await self._all_ready():
             self.result.back = fleet.now() - notes.ended
         self.result.left = self._unexpected()
-        await asyncio.sleep(AFTER_S)
+        await asyncio.sleep(AFTER_S if not self.fault.dies else 0)
 
     async def _all_ready(self) -> bool:
         with suppress(TimeoutError):
@@ -142,12 +145,12 @@ class Trial:
 
     def _unexpected(self) -> list[str]:
         return [f"{worker.node} {worker.worker} {name}: {sorted(worker.last.get(name, frozenset()) ^ due)}"
-                for worker in self._workers for name, due in self.stage.expected.items()
+                for worker in self.workers for name, due in self.stage.expected.items()
                 if worker.last.get(name) != due]
 
     def _published(self) -> bool:
         first, api = self.stage.tiers[FIRST].address, self.stage.api
-        return all(first not in worker.last[api] for worker in self._workers if worker.node in self.judged)
+        return all(first not in worker.last[api] for worker in self.workers if worker.node in self.judged)
 
     # --- what follows ---
 
@@ -158,9 +161,11 @@ class Trial:
             return self.stage.at_site[fleet.SITES[0]["id"]]
         return {self.stage.tiers[FIRST].address} if self.fault.dies else set()
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
+        """Fill in the result from the notes."""
         notes, result = self.notes, self.result
-        result.unanswered = sum(len(worker.silent) for worker in self._workers if worker.node in self.judged)
+        result.stalled = self._stalls.longest
+        result.unanswered = sum(len(worker.silent) for worker in self.workers if worker.node in self.judged)
         seen = [one for one in notes.requests
                 if notes.began <= one.start < (notes.ended if self.fault.dies else notes.done)]
         failures = [one.start - notes.began for one in seen if not one.ok]
@@ -176,7 +181,7 @@ class Trial:
     def _publish(self) -> float | None:
         """When the last worker turned away for good, before the fault ended."""
         first, found = self.stage.tiers[FIRST].address, []
-        for worker in (one for one in self._workers if one.node in self.judged):
+        for worker in (one for one in self.workers if one.node in self.judged):
             turns = [turn for turn in self.notes.turns if turn.at < self.notes.ended and turn.name == self.stage.api
                      and (turn.node, turn.worker) == (worker.node, worker.worker)]
             if first in turns[-1].addresses:

@@ -12,8 +12,10 @@ from typing import Final, NamedTuple
 from dnsd.drill import fleet, web
 from dnsd.drill.asking import Asker
 
-LOOK_S: Final = 0.025
+LOOK_S: Final = 0.04
 """Between questions for the service that users ask for; others are asked for every fourth time."""
+
+STALL_S: Final = 0.02
 
 REQUEST_S: Final = 0.1
 RESOLVE_S: Final = 5.0
@@ -102,6 +104,20 @@ class Users:
         if address:
             ok = await web.get(self._fleet.network.socket(fleet.USERS), address, PATIENCE_S)
         self.requests.append(Request(start, fleet.now() - start, address, ok))
+
+
+class Stalls:
+    """How long at most this process, in which endpoints and users live, stood still."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            began = fleet.now()
+            await asyncio.sleep(STALL_S)
+            self.longest = max(self.longest, fleet.now() - began - STALL_S)
 
 
 async def follow(of: fleet.Fleet, node: str, service: str, decisions: list[Decision]) -> None:
