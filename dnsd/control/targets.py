@@ -7,6 +7,7 @@ Lives here: services to targets, their names, targets in words. Does not live he
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -67,6 +68,7 @@ def way(check: checks.Check) -> Way:
     return Way(Rules(check.rise, check.fall, check.ramp_ms), check.initial == "up")
 
 
+@lru_cache(maxsize=1 << 16)
 def name(target: Target) -> str:
     """A target's name: the same in the next process and on every node."""
     return blake2b(repr(target).encode(), digest_size=8).hexdigest()
