@@ -16,7 +16,8 @@ Health checks fail together for reasons that are no endpoint's: a prober cut off
                need that room: it answers, after all
 
 What was removed counts for its minute also if it is back, so results that flap take no more than those that stay. It
-may go again: it takes nothing new, and only waits behind others that are down and wait.
+may go again: it takes nothing new, and only waits behind others that are down and wait. And one may always go while
+nobody else is out: instances that are restarted one after another are followed, however quickly.
 
 What an operator forced up is healthy here. Weight 0 counts as 1. The order of the subjects does not matter. Deciding
 again at the same moment, after what was decided, changes nothing.
@@ -169,7 +170,7 @@ class _Taking:
                 continue
             if subject.id in self.past or subject.id in self.paid:
                 again.append(subject)
-            elif self._fits(subject):
+            elif self._fits(subject) or not (within or self.removed):
                 self.removed[subject.id] = self.now_ms
                 self.charge(subject.id, _weight(subject), self.now_ms)
             else:
@@ -177,6 +178,10 @@ class _Taking:
         if any(subject.down for subject in held) or (within and len(self.since) > 1 and self.taken > self.most):
             return frozenset(s.id for s in (*held, *again))
         for subject in again:
+            out = sum(self.weights[id_] for id_, at_ms in self.removed.items() if self._recent(at_ms))
+            if out and out + _weight(subject) > self.most:
+                held.append(subject)
+                continue
             self.removed[subject.id] = self.since[subject.id] = self.now_ms
             self.past.pop(subject.id, None)
         return frozenset(s.id for s in held)

@@ -48,7 +48,7 @@ def moments(fleet: list[Subject], steps: list[tuple[int, list[bool]]]) -> Iterat
 
 
 def check(fleet: list[Subject], past: list[Moment]) -> None:
-    """What holds at every moment, and of all that is taken away within a minute, even if it came back."""
+    """What holds at every moment, and of all that is out and was taken away within a minute."""
     weight = {s.id: s.weight for s in fleet}
     total = sum(weight.values())
     sites = [sum(s.weight for s in fleet if s.site == site) for site in {s.site for s in fleet}]
@@ -65,7 +65,7 @@ def check(fleet: list[Subject], past: list[Moment]) -> None:
             assert at.down <= at.gone | at.found.held, "who is down is gone, or held and told so"
         assert not at.gone & at.found.held
         taken = [one for one in taken if at.now - one[0] < WINDOW_MS] + [(at.now, id_) for id_ in at.gone - before]
-        within = {id_ for _, id_ in taken}
+        within = {id_ for _, id_ in taken} & at.gone
         amount = sum(weight[id_] for id_ in within)
         assert len(within) <= 1 or amount <= max(sites) or amount * 100 <= total * 34, "within a minute"
         before = at.gone
