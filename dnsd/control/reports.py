@@ -52,7 +52,11 @@ URGENT_S: Final = 0.1
 LOOK_S: Final = 0.5
 SAVE_S: Final = 5.0
 KEPT_MS: Final = 600_000
-BREATH: Final = 200
+AT_ONCE: Final = 100
+"""Reports taken before others get a turn."""
+
+BREATH: Final = 50
+FORGETS: Final = 200
 RAMP_MS: Final = 10_000
 _log = logging.getLogger("dnsd.control")
 
@@ -105,6 +109,7 @@ class Reports:
         self._hot: dict[str, None] = {}  # endpoints that time alone may change
         self._pending: dict[tuple[str, str], Told] = {}
         self._quotas: dict[str, Allowance] = {}
+        self._inbox: list[Told] = []
         self._wake = asyncio.Event()
         self._file = state / reportfile.FILE if state is not None else None
         self._saved_s, self._unsaved = clock.monotonic(), False
@@ -169,13 +174,17 @@ class Reports:
             self.refused += len(told)
             return False
         quota.spend(len(told))
-        urgent = False
-        for one in told:
-            urgent |= self._take(one) or one.sick_ms is not None
-            self._queue(one)
-        if urgent:
+        self._inbox.extend(told[AT_ONCE:])
+        for one in told[:AT_ONCE]:
+            self._came(one)
+        if self._inbox:
             self._wake.set()
         return True
+
+    def _came(self, one: Told) -> None:
+        self._queue(one)
+        if self._take(one) or one.sick_ms is not None:
+            self._wake.set()
 
     def heard(self, news: News) -> None:
         """What another node has put into the stream."""
@@ -236,7 +245,7 @@ class Reports:
             known.sick_ms > now_ms, known.breaker.mode, sum(votes) * 2 > len(votes), ramps)
         if known.opinion != PLAIN:
             known.spoke_ms = now_ms
-        failing = any(one[2] for window in known.windows.values() for one in window)
+        failing = any(map(breakers.failures, known.windows.values()))
         if known.spoke_ms or failing or known.paces:
             self._hot[key] = None
         else:
@@ -270,6 +279,11 @@ class Reports:
 
     async def tell(self) -> None:
         """Tell other nodes what has come; what cannot be told has counted here."""
+        inbox, self._inbox = self._inbox, []
+        for number, one in enumerate(inbox):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await asyncio.sleep(0)
+            self._came(one)
         keys = list(self._pending)[: TOLD * ENTRIES]
         batch = [self._pending.pop(key) for key in keys]
         for at in range(0, len(batch), TOLD):
@@ -301,7 +315,7 @@ class Reports:
 
     def _forget(self, now_ms: int) -> None:
         """Endpoints that are gone, or nobody speaks of: a part of all of them each time."""
-        for service in list(self._known)[:BREATH]:
+        for service in list(self._known)[:FORGETS]:
             some = self._known.pop(service)
             kept = {id_: known for id_, known in some.items() if now_ms - known.heard_ms < SILENT_MS or (
                     known.spoke_ms and self.fleet.endpoint(f"{service}/{id_}") is not None)}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from dnsd.steer import health
@@ -44,6 +45,10 @@ CALM_MS: Final = 600_000
 
 Window = tuple[tuple[int, int, int], ...]
 """One reporter's outcomes of the last minute, oldest first: unix second, all, failed."""
+
+
+_ALL: Final = itemgetter(1)
+_FAILED: Final = itemgetter(2)
 
 
 class Mode(IntEnum):
@@ -81,7 +86,9 @@ def added(window: Window, ok: int, failed: int, now_ms: int) -> Window:
     """A reporter's window after more outcomes; what is older than a minute, or lies ahead of a clock set back, is gone.
     """
     now = now_ms // SECOND
-    kept = tuple(one for one in window if 0 <= now - one[0] <= WINDOW_S)
+    kept = window
+    if kept and not (kept[0][0] >= now - WINDOW_S and kept[-1][0] <= now):
+        kept = tuple(one for one in window if 0 <= now - one[0] <= WINDOW_S)
     if kept and kept[-1][0] == now:
         _, all_before, failed_before = kept[-1]
         return (*kept[:-1], (now, all_before + ok + failed, failed_before + failed))
@@ -99,11 +106,13 @@ def turned(breaker: Breaker, windows: Mapping[str, Window], now_ms: int) -> Brea
         case Mode.HALF_OPEN:
             return _tried(breaker, windows, now_ms)
     now, first = now_ms // SECOND, (breaker.first_ms or now_ms) // SECOND
-    if not _tallies(windows, max(first, now - WINDOW_S), now):
+    if not any(window and max(first, now - WINDOW_S) <= window[-1][0] for window in windows.values()):
         return breaker._replace(first_ms=0)
     breaker = breaker._replace(first_ms=breaker.first_ms or now_ms)
     if breaker.trips and now_ms - breaker.since_ms >= CALM_MS:
         breaker = breaker._replace(trips=0)
+    if not any(map(failures, windows.values())):
+        return breaker
     # Whole seconds only: of the present one the failures may have come first.
     known = now - first >= WINDOW_S
     tallies = _tallies(windows, max(first, now - WINDOW_S), now - known)
@@ -112,6 +121,11 @@ def turned(breaker: Breaker, windows: Mapping[str, Window], now_ms: int) -> Brea
     if not known and not _over(_tallies(windows, max(first, now - BURST_S), now), BURST_ABOVE):
         return breaker
     return _opened(breaker, _bounded(tallies), now_ms)
+
+
+def failures(window: Window) -> int:
+    """All that failed in a window."""
+    return sum(map(_FAILED, window))
 
 
 def share(breaker: Breaker, now_ms: int, ramp_ms: int) -> int:
@@ -163,9 +177,11 @@ def _tallies(windows: Mapping[str, Window], first: int, last: int) -> list[Tally
     """Of every reporter that had outcomes in these seconds."""
     tallies = []
     for window in windows.values():
-        within = [one for one in window if first <= one[0] <= last]
+        within = window
+        if within and not (first <= within[0][0] and within[-1][0] <= last):
+            within = tuple(one for one in window if first <= one[0] <= last)
         if within:
-            tallies.append(Tally(sum(one[1] for one in within), sum(one[2] for one in within)))
+            tallies.append(Tally(sum(map(_ALL, within)), sum(map(_FAILED, within))))
     return tallies
 
 

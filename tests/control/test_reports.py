@@ -387,3 +387,16 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     assert rig.reports._unsaved
     rig.reports.take_over()
     assert rig.advise().state is State.DOWN
+
+
+@pytest.mark.asyncio
+async def test_a_large_batch_leaves_others_their_turns() -> None:
+    rig = Rig()
+    keys = [f"{SERVICE}/e{number}" for number in range(1000)]
+    rig.fleet.apply(events(9, *(endpoint(key.rpartition("/")[2], "192.0.2.9") for key in keys)), NOW)
+    assert rig.reports.report("web", [Told(key, "web", 0, 20) for key in keys])
+    assert rig.reports.taken == 100
+    await rig.reports.tell()
+    assert rig.reports.taken == 1000
+    assert all(rig.state(key.rpartition("/")[2]) is State.DOWN for key in keys)
+    assert sum(len(body["reports"]) for body in rig.sent) == 1000
