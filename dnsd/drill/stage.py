@@ -23,7 +23,8 @@ KEPT: Final = 10
 
 SETTLE_S: Final = 30.0
 FIRST, SECOND, THIRD = "first", "second", "third"
-CHECK: Final = {"kind": "http", "port": web.PORT, "interval_ms": 500, "timeout_ms": 300, "fall": 3, "rise": 2}
+CHECK: Final = {"kind": "http", "port": web.PORT, "interval_ms": 500, "timeout_ms": 300, "fall": 3, "rise": 2,
+                "ramp_ms": 2000}
 
 
 class Held(NamedTuple):
