@@ -92,7 +92,9 @@ class Explainer:
         ids = self._ids(node, plan)
         candidates = _candidates(plan, judged, ids, v6, plan.seed(block, now)) if rung is Ladder.LIVE else []
         given = set(_addresses(answer))
+        notes = {} if resolved is None else {m.endpoint.id: m.reason for m in resolved.members}
         for candidate in candidates:
+            candidate["why"] = notes.get(candidate["endpoint"], "")
             candidate["answered"] = ipaddress.ip_address(candidate["address"]).packed in given
         sentences = _Reasons(question, plan, row, scope, rung, from_ecs, v6)
         return {

@@ -96,6 +96,7 @@ async def test_every_part_of_a_choice(node: Node) -> None:
     assert [c["endpoint"] for c in told["candidates"]][-2:] == ["late", "z"]  # a later tier, and weight 0
     assert told["removed"] == [{"endpoint": "down", "site": "paris", "why": "endpoint forced down: test"}]
     assert told["why"]["choice"].startswith("o1 at osaka is ")
+    assert {c["why"] for c in told["candidates"]} == {"live"}
     assert told["scope"] > 0
     assert told["policy"]["band_ms"] == 30
 

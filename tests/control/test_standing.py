@@ -224,3 +224,16 @@ def test_sifting_again_changes_nothing(seed: int) -> None:
             again = sift(those, found.kept, now, fallback=fallback)
             assert again == found
             kept = found.kept
+
+
+def test_who_is_out_as_slow_stays_out_when_it_dies() -> None:
+    """Though another has died at the same time, and there is room for one."""
+    slow = sift(candidates("++~"), NEW, 0, fallback=False)
+    found = sift(candidates("+--"), slow.kept, 10, fallback=False)
+    assert (sorted(found.shares), found.held) == (["e0", "e1"], {"e1"})
+
+
+def test_who_is_out_as_dead_stays_out_when_it_is_slow() -> None:
+    dead = sift(candidates("++-"), NEW, 0, fallback=False)
+    found = sift(candidates("+~~"), dead.kept, 70_000, fallback=False)
+    assert (sorted(found.shares), found.held) == (["e0"], frozenset())
