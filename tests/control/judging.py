@@ -29,7 +29,7 @@ from tests.registry.sightings_double import Sightings
 
 GOOD, BAD = Outcome(True, Reason.OK, 3, 5, 2), Outcome(False, Reason.TIMEOUT)
 CHECK = {"kind": "http", "port": 8080}
-STEP_S = 0.05
+STEP_S = 0.1
 
 
 class Skewed(Time):
@@ -187,7 +187,7 @@ class World:
                     node.probe()
 
     async def turns(self) -> None:
-        for _ in range(15):
+        for _ in range(12):
             await asyncio.sleep(0)
         for node in list(self.nodes.values()):
             if not node.stopped:
