@@ -135,7 +135,10 @@ def _marks(canvas: Canvas, trial: Trial) -> None:
         rows[row] = x + _LABEL
         y = 84 + 15 * row
         canvas.line(x, y + 3, "#111", 'stroke-dasharray="4 3"')
-        canvas.text(x + 3, y, text)
+        if x + _LABEL > WIDTH:
+            canvas.text(x - 3, y, text, 'text-anchor="end"')
+        else:
+            canvas.text(x + 3, y, text)
 
 
 def _moments(trial: Trial) -> Iterator[tuple[float, str]]:
