@@ -26,7 +26,8 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest -q -n $(CORES) -m 'not e2e' --cov --cov-report=term
 
 e2e: $(VENV)/.dev
-	$(BIN)/pytest -q -m e2e
+	$(BIN)/pytest -q -n $(CORES) --dist worksteal -m e2e --ignore=tests/hostile
+	$(BIN)/pytest -q -m e2e tests/hostile
 
 fuzz: $(VENV)/.dev  ## hostile input for FUZZ_SECONDS (60) at each target, or: make fuzz TARGETS=respond
 	$(BIN)/python -m fuzz.run $(TARGETS)

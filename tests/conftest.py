@@ -5,6 +5,7 @@ Lives here: fixtures and hooks. Does not live here: starting a daemon and asking
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.node import Node, free_port, write_config
 
@@ -22,6 +23,8 @@ REAL = {Path(__file__).parent / name for name in ("e2e", "neighbours", "oracle")
 
 # The same examples every time, and no verdict over how busy the machine is.
 settings.register_profile("dnsd", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For who wants to know only whether there is an example.
+settings.register_profile("once", settings.get_profile("dnsd"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("dnsd")
 
 
@@ -67,8 +70,14 @@ def port() -> int:
 @pytest.fixture(scope="session")
 def atlas_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The atlas that all nodes of the session share: built once from the bundled data, as an operator would."""
-    atlas = tmp_path_factory.mktemp("atlas")
-    Node(write_config(tmp_path_factory.mktemp("build"), atlas)).cli("data", "build")
+    home = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        home = home.parent  # of all processes of this run: the first one builds, the others wait
+    atlas = home / "atlas"
+    with (home / "atlas.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not atlas.exists():
+            Node(write_config(tmp_path_factory.mktemp("build"), atlas)).cli("data", "build")
     return atlas
 
 
