@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from dnsd.registry import errors
 from dnsd.registry.models import Kind, LeaseRequest, Override, Renewal, Service
 from tests.control.fleet_samples import endpoint, service, site
-from tests.machine.world import NODES, World
+from tests.machine.world import NODES, Node, World
 
 SERVICES = ("a.example.com", "b.example.com", "c.example.com", "*.w.example.com")
 SITES = ("s0", "s1", "s2")
@@ -19,7 +20,6 @@ IDS = ("e0", "e1", "e2", "e3", "e4", "e5")
 HOLDERS = ("h0", "h1", "h2", "h3")
 CHECK = {"kind": "tcp", "port": 80}
 TTL_S = 20
-CALM_S = 12.0
 WORST_DETECTION_S = 2.1
 
 nodes = st.integers(0, len(NODES) - 1)
@@ -42,14 +42,17 @@ class Machine(RuleBasedStateMachine):
         self.world.names = {name.replace("*", "x"): name for name in SERVICES}
         self.accepted: dict[int, tuple[str, str]] = {}
         self.saved: list[Any] = []
-        self.good: Any = None
-        self.trouble_s = 0.0
+        self.good: tuple[Any, dict[int, tuple[str, str]]] | None = None  # the store as it was, while it is another
         self.fences: dict[str, int] = {}
+        self.excused: set[str] = set()  # holders whose lease may be gone: the store was another since
+        self.agents = [self.world.loop.create_task(self.agent(number)) for number in range(len(HOLDERS))]
 
     def teardown(self) -> None:
         try:
             self.rest()
         finally:
+            for agent in self.agents:
+                agent.cancel()
             self.world.close()
 
     # --- the start ---
@@ -118,6 +121,25 @@ class Machine(RuleBasedStateMachine):
             {"holder": holder, "ttl": TTL_S, "endpoints": [spec]}), actor=holder, token_id=holder), holder)
         if granted is not None:
             self.fences[holder] = granted.lease.fence
+            self.excused.discard(holder)
+
+    async def agent(self, number: int) -> None:
+        """An instance: it renews four times in its lease's life, and where that fails soon again, by another node."""
+        holder, at = HOLDERS[number], number
+        while True:
+            await asyncio.sleep(TTL_S / 4)
+            fence = self.fences.get(holder)
+            while fence is not None and fence == self.fences.get(holder):
+                at, run = at + 1, self.world.nodes[at % len(NODES)].run
+                try:
+                    if run is not None:
+                        [renewed] = await run.process.registry.renew([Renewal(id=holder, fence=fence)], actor=holder)
+                        if renewed.problem and fence == self.fences.get(holder) and holder not in self.excused:
+                            self.world.faults.append(f"the lease of {holder} is gone: {renewed}")
+                        break
+                except errors.RegistryError:
+                    pass
+                await asyncio.sleep(0.5)
 
     @rule(holder=st.sampled_from(HOLDERS), at=nodes, load=st.sampled_from([0.1, 0.5, 0.9]), old=st.booleans())
     def renew(self, holder: str, at: int, load: float, old: bool) -> None:
@@ -134,26 +156,50 @@ class Machine(RuleBasedStateMachine):
 
     # --- what is probed ---
 
+    @rule(name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS), how=st.sampled_from(["refused", "hole"]),
+          away=st.booleans())
+    def dies_alone(self, name: str, id_: str, how: str, away: bool) -> None:
+        """With nothing else wrong for a while, or but the store away, what dies is not answered after two seconds."""
+        world = self.world
+        self.mend()
+        for of in SERVICES:
+            self.all_die(of, "live")
+        world.go(14.0)
+        for node in world.nodes:
+            node.link.set("away" if away else "ok")
+        world.go(3.0)
+        answering = [node for node in world.nodes if self.answers(node, name, id_)]
+        world.network.set(address(name, id_), how)
+        began = world.loop.time()
+        while answering and world.loop.time() - began < WORST_DETECTION_S:
+            world.go(0.05)
+            answering = [node for node in answering if self.answers(node, name, id_)]
+        for node in answering:
+            why = world.laws.kept(node, name, id_)
+            assert why, f"{node.name} answers {name}/{id_} {world.loop.time() - began:.2f} s after it died"
+
+    def answers(self, node: Node, name: str, id_: str) -> bool:
+        """Whether a node answers an endpoint as one that is checked and up."""
+        resolved = node.process.views.resolved.get(name)
+        checked = resolved is not None and node.process.fleet.services[name].check != "none"
+        return checked and any(one.id == id_ for one in resolved.view.live)
+
     @rule(name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS),
           how=st.sampled_from(["live", "live", "refused", "hole", "slow"]))
     def dies(self, name: str, id_: str, how: str) -> None:
-        self.troubled()
         self.world.network.set(address(name, id_), how)
 
     @rule(name=st.sampled_from(SERVICES), how=st.sampled_from(["live", "live", "refused", "hole"]))
     def all_die(self, name: str, how: str) -> None:
-        self.troubled()
         for id_ in IDS:
             self.world.network.set(address(name, id_), how)
 
     @rule(at=nodes, name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS), every=st.booleans())
     def cut(self, at: int, name: str, id_: str, every: bool) -> None:
-        self.troubled()
         self.world.network.cut[NODES[at]].add("*" if every else address(name, id_))
 
     @rule(at=nodes)
     def join(self, at: int) -> None:
-        self.troubled()
         self.world.network.cut[NODES[at]].clear()
 
     # --- the store ---
@@ -161,20 +207,68 @@ class Machine(RuleBasedStateMachine):
     @rule(those=whom, fault=st.sampled_from(["ok", "ok", "away", "slow", "hang"]),
           delay_s=st.sampled_from([0.02, 0.3, 1.5, 4.0]))
     def link(self, those: tuple[int, ...], fault: str, delay_s: float) -> None:
-        self.troubled()
         for at in those:
             self.world.nodes[at].link.set(fault, delay_s)
 
     @rule()
     def save(self) -> None:
-        self.saved.append((self.world.memory.saved(), dict(self.accepted)))
-        del self.saved[:-3]
+        """Perhaps somebody comes back to this."""
+        if self.good is None:
+            self.saved.append((self.world.memory.saved(), dict(self.accepted)))
+            del self.saved[:-3]
+
+    @rule(which=st.sampled_from(["empty", "older", "older"]), number=st.integers(0, 2))
+    def another(self, which: str, number: int) -> None:
+        """The store comes back as one that was restored, or as an empty one."""
+        if which == "older" and not self.saved:
+            return
+        if self.good is None:
+            self.good = self.world.memory.saved(), dict(self.accepted)
+        if which == "empty":
+            self.swap({}, {})
+        else:
+            data, accepted = self.saved[number % len(self.saved)]
+            self.swap(copy.deepcopy(data), dict(accepted))
+
+    @rule()
+    def back(self) -> None:
+        """The store that there was before is there again."""
+        if self.good is not None:
+            self.swap(*self.good)
+            self.good = None
+
+    @rule(at=nodes, restores=st.booleans())
+    def settle(self, at: int, restores: bool) -> None:
+        """An operator says what holds."""
+        run = self.world.nodes[at].run
+        custody = run.process.control.custody if run is not None else None
+        if custody is None or not custody.etag:
+            return
+        if not restores:
+            self.ended(*SERVICES)
+        self.ask((custody.restore if restores else custody.accept)("*", "op"))
+        if restores:
+            self.good = None
+
+    def swap(self, data: Any, accepted: dict[int, tuple[str, str]]) -> None:
+        """Stopped, and started with other data: all connections break."""
+        world = self.world
+        links = [world.link, *(node.link for node in world.nodes)]
+        faults = [(link.fault, link.delay_s) for link in links]
+        for link in links:
+            link.set("away")
+        world.go(0.05)
+        kept = data.get(b"dnsd:service", {})
+        self.ended(*(name for name in SERVICES if name.encode() not in kept))  # a small loss is adopted, with an alarm
+        world.memory.data, self.accepted = data, accepted
+        self.excused.update(HOLDERS)
+        for link, (fault, delay_s) in zip(links, faults, strict=True):
+            link.set(fault, delay_s)
 
     # --- machines ---
 
     @rule(at=nodes, gently=st.booleans())
     def stop(self, at: int, gently: bool) -> None:
-        self.troubled()
         node = self.world.nodes[at]
         if node.run is None:
             return
@@ -186,18 +280,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(at=nodes)
     def start(self, at: int) -> None:
-        self.troubled()
         if self.world.nodes[at].run is None:
             self.world.start(self.world.nodes[at])
 
     @rule(at=nodes, seconds=st.sampled_from([-15, -1, 1, 15, 3600]))
     def clock(self, at: int, seconds: int) -> None:
-        self.troubled()
         self.world.nodes[at].clock.skew_ms += 1000 * seconds
 
     @rule(seconds=st.sampled_from([-15, -1, 1, 15]))
     def store_clock(self, seconds: int) -> None:
-        self.troubled()
         self.world.shift_ms += 1000 * seconds
 
     # --- time ---
@@ -217,21 +308,28 @@ class Machine(RuleBasedStateMachine):
     def rest(self) -> None:
         """Nothing goes wrong any more: all agree."""
         world = self.world
-        for node in world.nodes:
-            node.link.set("ok")
-            world.network.cut[node.name].clear()
-            node.clock.skew_ms = max(-700, min(700, node.clock.skew_ms))
-            if node.run is None:
-                world.start(node)
-        world.go(25.0)
+        self.mend()
+        world.go(15.0)
+        for restores in (True, False):
+            for at, node in enumerate(world.nodes):
+                if node.process.intake.held:
+                    self.settle(at, restores)
+                    world.go(8.0)
+        world.go(10.0)
         world.laws.check()
         world.laws.agree(200)
         world.laws.audit(self.accepted)
 
     # --- how ---
 
-    def troubled(self) -> None:
-        self.trouble_s = self.world.loop.time()
+    def mend(self) -> None:
+        """Nothing is wrong any more with links, clocks and processes."""
+        for node in self.world.nodes:
+            node.link.set("ok")
+            self.world.network.cut[node.name].clear()
+            node.clock.skew_ms = max(-700, min(700, node.clock.skew_ms))
+            if node.run is None:
+                self.world.start(node)
 
     def ended(self, *names: str) -> None:
         """Owners end what these names have, or perhaps all of it."""
