@@ -92,6 +92,9 @@ def test_what_dies_is_left_out_by_all_and_each_is_told_why(fleet: Fleet) -> None
     fleet.service.how[HERE] = "500"
     fleet.agree(THERE)
     for node in fleet.nodes:
+        until(lambda node=node: {  # type: ignore[misc]
+            said["state"] for said in node.api("GET", f"/v1/services/{NAME}/health", token=fleet.nodes[0].token).body[
+                "endpoints"][0]["addresses"][0]["vantages"].values()} == {"down"}, 5, "the third has seen it too")
         told = node.api("GET", f"/v1/services/{NAME}/health", token=fleet.nodes[0].token).body
         assert (told["judged"], told["ttl"]) == ("together", 8)
         here, there = told["endpoints"]
