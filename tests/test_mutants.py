@@ -161,7 +161,6 @@ MUTANTS: Final = [
     ("judge", "dnsd/control/builder.py", "now_ms if was.base == State.DOWN and", "now_ms if"),
     ("judge", "dnsd/control/builder.py", "        self.own.renew(name)", "        pass"),
     ("judge", "dnsd/control/judge.py", "name in self._since or not self._stands", "True"),
-    ("judge", "dnsd/control/judge.py", "(verdict is not None and verdict.removals) or", "False or"),
 ]
 
 
