@@ -6,23 +6,22 @@ Lives here: targets and who asks for them, due times, what is under way, results
 A target's place in its interval is a hash of the node and the target: probes of one node are spread evenly, nodes do
 not meet at one target, and a restart changes nothing. A new target is probed at once. Due times are multiples of the
 interval, so being late once moves nothing. A probe may outlast an interval; results are told in the order of starting.
+What has just begun to fail is probed more often until it is settled, unless there are too many probes already.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
-import math
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from hashlib import blake2b
 from itertools import islice
 from typing import Final, NamedTuple
 from typing import Protocol as Shape
 
-from dnsd.watch.baseline import Baseline
 from dnsd.watch.budget import DEFAULT, Budget, Limits
+from dnsd.watch.entry import Entry, Probe, Running, next_place
+from dnsd.watch.entry import Target as Target
 from dnsd.watch.outcome import Outcome
 from dnsd.watch.target import Check, Policy
 
@@ -35,8 +34,11 @@ _LONGEST_S: Final = 0.05
 _OVERLAP: Final = 3
 """Probes of one target under way at once: one of two intervals' length ends a moment after the second next is due."""
 
-_SOON: Final = 0.25
-"""After a first probe the next comes at its place in the interval, but not within this part of it."""
+_HURRIED: Final = 4
+"""After so many failures in a row a target is in no doubt any more."""
+
+_HURRY: Final = 0.5
+"""What is in doubt is probed again after this part of its interval, or as soon as the last one has failed."""
 
 _LOOKED: Final = 4
 """Services that are looked at, before each probe of a target whose payer asks for too much, for one with room."""
@@ -61,27 +63,8 @@ class Clock(Shape):
         """Let others run for that long."""
 
 
-class Running(Shape):
-    """A probe under way."""
-
-    def stop(self) -> None:
-        """Lets go; nothing is told any more."""
-
-
 Begin = Callable[[Check, bytes, float, Callable[[Outcome], None]], Running]
 """`watch.probe.begin`: check, packed address, timeout in seconds, whom to tell; never tells before it returns."""
-
-
-class Target(NamedTuple):
-    """What is probed, and how. Equal targets are one, whoever asks."""
-
-    check: Check
-    address: bytes
-
-    @classmethod
-    def of(cls, check: Check, endpoint: bytes) -> Target:
-        """The target of a check for an endpoint's packed address: that address, unless the check names another."""
-        return cls(check._replace(address=None), endpoint if check.address is None else check.address)
 
 
 class Standing(NamedTuple):
@@ -109,11 +92,11 @@ class Schedule:
         self._begin, self._on_result, self._policy, self._clock = begin, on_result, policy, clock
         self._node = node.encode()
         self._budget = Budget(limits, clock.monotonic())
-        self._entries: dict[Target, _Entry] = {}
-        self._due: list[tuple[float, int, _Entry]] = []
+        self._entries: dict[Target, Entry] = {}
+        self._due: list[tuple[float, int, Entry]] = []
         self._counter = 0
         self._running = False
-        self._unjudged: Iterator[_Entry] = iter(())
+        self._unjudged: Iterator[Entry] = iter(())
         self._restored: Mapping[str, float] = {}
         self.under_way = 0
 
@@ -140,7 +123,7 @@ class Schedule:
         """
         entry = self._entries.get(target)
         if entry is None:
-            entry = self._entries[target] = _Entry(target, self._node)
+            entry = self._entries[target] = Entry(target, self._node)
             entry.baseline.begin(self._restored.get(entry.name))
             self._ask(entry, asking, service)
             self._admit(entry)
@@ -226,11 +209,11 @@ class Schedule:
             if not passed and (self.under_way >= self._budget.limits.under_way or not self._budget.take(now)):
                 return
             heapq.heappop(self._due)
-            self._put(entry, _next(entry, max(due, now), period), period)
+            self._put(entry, next_place(entry, max(due, now), period), period)
             if not passed:
                 self._start(entry)
 
-    def _judge(self, entry: _Entry) -> None:
+    def _judge(self, entry: Entry) -> None:
         """Puts the present policy to a target that was judged by another."""
         if entry.judged is self._policy:
             return
@@ -242,7 +225,7 @@ class Schedule:
         elif before is not None and entry.asking:
             self._enter(entry)
 
-    def _admit(self, entry: _Entry) -> None:
+    def _admit(self, entry: Entry) -> None:
         """Judges a target that is new, and puts it in if it may be probed."""
         self._look(entry)
         if entry.refused is None:
@@ -250,54 +233,65 @@ class Schedule:
             if self._running:
                 self.turn()
 
-    def _look(self, entry: _Entry) -> None:
+    def _look(self, entry: Entry) -> None:
         target, entry.judged = entry.target, self._policy
         entry.refused = self._policy.refused(target.address, target.check.port)
         entry.ours = target.address in self._policy.allow
 
-    def _enter(self, entry: _Entry) -> None:
+    def _enter(self, entry: Entry) -> None:
         """Due at once, but where there are too many already."""
         now, period = self._clock.monotonic(), self._period(entry)
         crowded = period > entry.target.check.interval_ms / 1000 * self.stretched
-        self._put(entry, _next(entry, now, period) if crowded else now, period)
+        self._put(entry, next_place(entry, now, period) if crowded else now, period)
 
-    def _put(self, entry: _Entry, due: float, period: float) -> None:
+    def _put(self, entry: Entry, due: float, period: float) -> None:
         self._counter += 1
-        entry.number, entry.period = self._counter, period
+        entry.number, entry.period, entry.due = self._counter, period, due
         heapq.heappush(self._due, (due, self._counter, entry))
 
-    def _period(self, entry: _Entry) -> float:
+    def _period(self, entry: Entry) -> float:
         """Seconds from start to start."""
         check, address = entry.target
         factor = self._budget.stretch(address, entry.payer, ours=entry.ours, tls=check.shakes)
         return check.interval_ms / 1000 * factor
 
-    def _start(self, entry: _Entry) -> None:
+    def _start(self, entry: Entry) -> None:
         check, address = entry.target
-        one = _Probe()
+        one = Probe(self._clock.monotonic())
         entry.pending.append(one)
         self.under_way += 1
         timeout_s = entry.baseline.timeout_ms(check) / 1000
         one.running = self._begin(check, address, timeout_s, partial(self._ended, entry, one))
 
-    def _ended(self, entry: _Entry, one: _Probe, outcome: Outcome) -> None:
+    def _ended(self, entry: Entry, one: Probe, outcome: Outcome) -> None:
         one.outcome = outcome
         self.under_way -= 1
         while entry.pending and (said := entry.pending[0].outcome) is not None:
-            entry.pending.popleft()
+            began = entry.pending.popleft().began
             self._tell(entry, said)
+            self._hurry(entry, began)
 
-    def _tell(self, entry: _Entry, outcome: Outcome) -> None:
+    def _tell(self, entry: Entry, outcome: Outcome) -> None:
         outcome = entry.baseline.judged(entry.target.check, outcome)
         entry.last, entry.at_ms = outcome, self._clock.unix_ms()
         if outcome.ours:
             return
+        entry.failed = 0 if outcome.ok else entry.failed + 1
         try:
             self._on_result(entry.target, outcome, entry.at_ms)
         except Exception:  # one target's consequences must not end the probing of all
             _log.exception("a probe's result was lost")
 
-    def _let_go(self, entry: _Entry) -> None:
+    def _hurry(self, entry: Entry, began: float) -> None:
+        """Whether it has failed is to be settled soon: the next probe need not wait for its place."""
+        if not 0 < entry.failed < _HURRIED or entry.number < 0 or self.stretched > 1:
+            return
+        period = self._period(entry)
+        due = max(self._clock.monotonic(), began + _HURRY * period)
+        if due < entry.due:
+            self._put(entry, due, period)
+
+    def _let_go(self, entry: Entry) -> None:
         """Ends what is under way."""
         while entry.pending:
             one = entry.pending.popleft()
@@ -306,7 +300,7 @@ class Schedule:
                 if one.running is not None:
                     one.running.stop()
 
-    def _ask(self, entry: _Entry, asking: str, service: str) -> None:
+    def _ask(self, entry: Entry, asking: str, service: str) -> None:
         """Someone more asks, or on another account."""
         was = entry.asking.get(asking)
         entry.asking[asking] = service
@@ -320,7 +314,7 @@ class Schedule:
         if was is not None:
             self._leave(entry, was)
 
-    def _leave(self, entry: _Entry, service: str) -> None:
+    def _leave(self, entry: Entry, service: str) -> None:
         """One less asks on a service's account."""
         check, address = entry.target
         entry.services[service] -= 1
@@ -335,7 +329,7 @@ class Schedule:
         else:
             self._budget.remove(check.interval_ms, address, service, tls=check.shakes)
 
-    def _share(self, entry: _Entry) -> None:
+    def _share(self, entry: Entry) -> None:
         """Where the payer asks for too much: is there one with more room? A few are looked at each time."""
         if len(entry.services) > 1 and self._budget.over(entry.payer):
             for _ in range(_LOOKED):
@@ -343,54 +337,8 @@ class Schedule:
                 entry.services.move_to_end(service)
                 self._offer(entry, service)
 
-    def _offer(self, entry: _Entry, service: str) -> None:
+    def _offer(self, entry: Entry, service: str) -> None:
         interval_ms = entry.target.check.interval_ms
         if service != entry.payer and self._budget.better(interval_ms, entry.payer, service):
             self._budget.move(interval_ms, entry.payer, service)
             entry.payer = service
-
-
-class _Probe:
-    """One probe under way, or ended and waiting for an earlier one."""
-
-    __slots__ = ("outcome", "running")
-
-    def __init__(self) -> None:
-        self.running: Running | None = None
-        self.outcome: Outcome | None = None
-
-
-class _Entry:
-    """One target. `number` is that of its place in the heap; another there is stale. `services` counts who asks on each
-    one's account, `payer` is the one that its probes are counted against, `judged` the policy it was judged by.
-    """
-
-    __slots__ = ("asking", "at_ms", "baseline", "fraction", "judged", "last", "name", "number", "ours", "payer",
-                 "pending", "period", "refused", "services", "target")  # fmt: skip
-
-    def __init__(self, target: Target, node: bytes) -> None:
-        self.target = target
-        named = blake2b(repr(target).encode(), digest_size=12)
-        self.name, self.fraction = named.hexdigest(), _fraction(node, named.digest())
-        self.asking: dict[str, str] = {}
-        self.services: OrderedDict[str, int] = OrderedDict()
-        self.payer = ""
-        self.baseline = Baseline()
-        self.pending: deque[_Probe] = deque()
-        self.last: Outcome | None = None
-        self.at_ms = 0
-        self.number, self.period = -1, 0.0
-        self.judged: Policy | None = None
-        self.refused: str | None = None
-        self.ours = False
-
-
-def _fraction(node: bytes, name: bytes) -> float:
-    """A target's place in its interval at this node, 0 to 1."""
-    return int.from_bytes(blake2b(name, digest_size=7, key=node[:64]).digest(), "big") / (1 << 56)
-
-
-def _next(entry: _Entry, now: float, period: float) -> float:
-    """A target's next place on the time line."""
-    first = entry.fraction * period
-    return first + math.ceil((now + _SOON * period - first) / period) * period

@@ -170,6 +170,35 @@ async def test_a_registration_is_probed_at_once_also_while_running() -> None:
     assert world.stopped == 1
 
 
+@pytest.mark.parametrize(("took_ms", "reason", "settled_s"), [(1, Reason.REFUSED, 1.1), (None, Reason.TIMEOUT, 1.5)])
+@pytest.mark.asyncio
+async def test_what_begins_to_fail_is_settled_sooner_and_then_probed_as_ever(
+    took_ms: float | None, reason: Reason, settled_s: float,
+) -> None:
+    """Three failures at half the interval, not at all of it; who stays down costs no more than who is up."""
+    world = World()
+    fill(world, 1)
+    await world.run(5)
+    world.ok, world.reason, world.took_ms, died = False, reason, took_ms, world.now
+    await world.run(10)
+    failures = [at / 1000 for _, outcome, at in world.results if not outcome.ok]
+    assert failures[2] - died <= settled_s
+    gaps = [after - before for before, after in pairwise([at for at, *_ in world.starts if at > died])]
+    assert max(gaps[:2]) <= 0.37
+    assert gaps[6:] == pytest.approx([0.5] * len(gaps[6:]), abs=0.06)
+
+
+@pytest.mark.asyncio
+async def test_with_too_many_probes_nothing_is_hurried() -> None:
+    world = World(limits=Limits(node=10))
+    fill(world, 20)
+    await world.run(10)
+    assert world.schedule.stretched > 1
+    world.ok, world.reason, died = False, Reason.REFUSED, world.now
+    await world.run(10)
+    assert len([at for at, *_ in world.starts if at > died]) <= 105
+
+
 @pytest.mark.asyncio
 async def test_a_black_hole_is_told_after_its_timeout_and_in_order() -> None:
     world = World(took_ms=250)
@@ -182,7 +211,7 @@ async def test_a_black_hole_is_told_after_its_timeout_and_in_order() -> None:
     await world.run(7)
     first = [at for _, outcome, at in world.results if not outcome.ok][:3]
     assert first[2] - died * 1000 <= 2100, "three failures, each half a second after the other though each takes longer"
-    assert world.most <= 2
+    assert world.most <= 3
     verdicts = [outcome.ok for _, outcome, _ in world.results]
     numbers = [outcome.connect_ms for _, outcome, _ in world.results]
     assert numbers == list(range(int(numbers[0]), int(numbers[0]) + len(numbers))), "each is told once, in order"
