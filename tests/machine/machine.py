@@ -169,7 +169,7 @@ class Machine(RuleBasedStateMachine):
             node.link.set("away" if away else "ok")
         world.go(3.0)
         answering = [node for node in world.nodes if self.answers(node, name, id_)]
-        world.network.set(address(name, id_), how)
+        self.set(name, id_, how)
         began = world.loop.time()
         while answering and world.loop.time() - began < WORST_DETECTION_S:
             world.go(0.05)
@@ -187,12 +187,12 @@ class Machine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS),
           how=st.sampled_from(["live", "live", "refused", "hole", "slow"]))
     def dies(self, name: str, id_: str, how: str) -> None:
-        self.world.network.set(address(name, id_), how)
+        self.set(name, id_, how)
 
     @rule(name=st.sampled_from(SERVICES), how=st.sampled_from(["live", "live", "refused", "hole"]))
     def all_die(self, name: str, how: str) -> None:
         for id_ in IDS:
-            self.world.network.set(address(name, id_), how)
+            self.set(name, id_, how)
 
     @rule(at=nodes, name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS), every=st.booleans())
     def cut(self, at: int, name: str, id_: str, every: bool) -> None:
@@ -244,6 +244,7 @@ class Machine(RuleBasedStateMachine):
         custody = run.process.control.custody if run is not None else None
         if custody is None or not custody.etag:
             return
+        self.excused.update(HOLDERS)  # what is restored may be older than their leases
         if not restores:
             self.ended(*SERVICES)
         self.ask((custody.restore if restores else custody.accept)("*", "op"))
@@ -330,6 +331,12 @@ class Machine(RuleBasedStateMachine):
             node.clock.skew_ms = max(-700, min(700, node.clock.skew_ms))
             if node.run is None:
                 self.world.start(node)
+
+    def set(self, name: str, id_: str, how: str) -> None:
+        """Both addresses of an endpoint."""
+        v4 = address(name, id_)
+        for one in (v4, v4.replace("192.0.2.", "2001:db8::")):
+            self.world.network.set(one, how)
 
     def ended(self, *names: str) -> None:
         """Owners end what these names have, or perhaps all of it."""
