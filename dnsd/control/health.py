@@ -16,20 +16,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from dnsd.control import healthfile, targets
 from dnsd.control.clock import Clock
 from dnsd.control.publish import Publisher
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
-from dnsd.control.targets import Way
+from dnsd.control.targets import Schedule, Way
 from dnsd.registry import checks
 from dnsd.steer import health
 from dnsd.steer.health import Cell, Rules, State
 from dnsd.steer.limits import Removal
 from dnsd.watch.outcome import Outcome
-from dnsd.watch.schedule import Standing, Target
+from dnsd.watch.schedule import Target
 
 KEPT_MS: Final = 600_000
 """How long a state that was written down is worth something."""
@@ -58,19 +58,6 @@ class Spot(NamedTuple):
     rules: Rules
     why: str
     watched: bool = True
-
-
-class Schedule(Protocol):
-    """What of `watch.schedule` is needed."""
-
-    def watch(self, target: Target, asking: str, service: str) -> str | None:
-        """Someone asks for a target, on a service's account; why it is refused, or None."""
-
-    def forget(self, target: Target, asking: str) -> None:
-        """Asks no more."""
-
-    def standing(self, target: Target) -> Standing | None:
-        """What is known of a target."""
 
 
 class Health:
@@ -307,6 +294,15 @@ class Health:
             State.UNKNOWN, why=f"not probed: {refused}")
         self.changed((), {self._names[target, way]: said})
 
+    def revised(self) -> None:
+        """What may be reached has changed: say anew what will never be known here, and what may be again."""
+        for target, owners in self._owners.items():
+            if self.schedule is not None and target not in self._away:
+                name = next(iter(owners))
+                refused = self.schedule.watch(target, name, name)
+                for way in self._cells[target]:
+                    self._say(target, way, refused)
+
     def _unsay(self, name: str) -> None:
         self.failing.discard(name)
         self._assumed.discard(name)
@@ -379,10 +375,13 @@ class Health:
         self.unsaved = False
         at_ms = self._clock.unix_ms()
         cells = [(target, cell) for target, some in self._cells.items() for cell in list(some.values())[:1]]
-        return partial(healthfile.octets, at_ms, cells, dict(self._removals))
+        usual = self.schedule.dump() if self.schedule is not None else {}
+        return partial(healthfile.octets, at_ms, cells, dict(self._removals), usual)
 
     def restore(self, path: Path) -> None:
         """Take over what a former process wrote, unless that is too long ago. ValueError: unreadable; OSError."""
         kept = healthfile.read(path)
         if kept is not None and 0 <= self._clock.unix_ms() - kept.at_ms <= KEPT_MS:
             self._restored, self._restored_ms, self._removals = kept.cells, kept.at_ms, kept.removals
+            if self.schedule is not None:
+                self.schedule.restore(kept.baselines)

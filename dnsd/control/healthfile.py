@@ -22,20 +22,24 @@ LARGEST: Final = 1 << 28
 
 
 class Kept(NamedTuple):
-    """What was known at `at_ms`: cells by the target's name; service -> type -> what the limits had removed."""
+    """What was known at `at_ms`: cells by the target's name; service -> type -> what the limits had removed; usual
+    handshakes (ms), by the schedule's names."""
 
     at_ms: int
     cells: dict[str, Cell]
     removals: dict[str, dict[int, tuple[Removal, ...]]]
+    baselines: dict[str, float]
 
 
 def octets(
     at_ms: int, cells: Sequence[tuple[Target, Cell]], removals: Mapping[str, Mapping[int, tuple[Removal, ...]]],
+    baselines: Mapping[str, float],
 ) -> bytes:
     """The file's content."""
     known = {targets.name(target): cell for target, cell in cells if cell.state is not State.UNKNOWN}
-    return json.dumps(
-        {"at_ms": at_ms, "fields": Cell._fields, "cells": known, "removed": removals}, separators=(",", ":")).encode()
+    return json.dumps({
+        "at_ms": at_ms, "fields": Cell._fields, "cells": known, "removed": removals,
+        "usual": {name: round(usual, 1) for name, usual in baselines.items()}}, separators=(",", ":")).encode()
 
 
 def read(path: Path) -> Kept | None:
@@ -50,7 +54,8 @@ def read(path: Path) -> Kept | None:
             int(found["at_ms"]), {str(name): _cell(fields, values) for name, values in found["cells"].items()}, {
                 str(name): {int(type_): tuple(Removal(str(id_), int(ms)) for id_, ms in some)
                             for type_, some in kept.items()}
-                for name, kept in found["removed"].items()})
+                for name, kept in found["removed"].items()},
+            {str(name): float(usual) for name, usual in found.get("usual", {}).items() if 0 <= float(usual) <= 60_000})
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
 

@@ -1,23 +1,42 @@
 """What is probed for a service's endpoints, and how the service judges it.
 
-Lives here: services to targets, their names, targets in words. Does not live here: states (`control.health`), probing
-(`watch`).
+Lives here: services to targets, their names, targets in words, what of a schedule is needed. Does not live here: states
+(`control.health`), probing (`watch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from dnsd.dns import types
 from dnsd.registry import checks
 from dnsd.registry.models import Endpoint, Service
 from dnsd.steer.health import Rules
-from dnsd.watch.schedule import Target
+from dnsd.watch.schedule import Standing, Target
 from dnsd.watch.target import Check
+
+
+class Schedule(Protocol):
+    """What of `watch.schedule` is needed."""
+
+    def watch(self, target: Target, asking: str, service: str) -> str | None:
+        """Someone asks for a target, on a service's account; why it is refused, or None."""
+
+    def forget(self, target: Target, asking: str) -> None:
+        """Asks no more."""
+
+    def standing(self, target: Target) -> Standing | None:
+        """What is known of a target."""
+
+    def dump(self) -> Mapping[str, float]:
+        """How long a handshake with each target usually takes, for a successor."""
+
+    def restore(self, baselines: Mapping[str, float]) -> None:
+        """What another process's `dump` was."""
 
 
 class Way(NamedTuple):

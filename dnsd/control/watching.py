@@ -120,6 +120,7 @@ class Watching:
         if policy.own != self._policy.own:
             self._policy = policy
             self.schedule.set_policy(policy)
+            self.health.revised()
 
     def _write(self, dump: Callable[[], bytes]) -> None:
         try:

@@ -47,9 +47,10 @@ class Rig:
         self.health.schedule = self
         self.change(*objects)
 
-    def watch(self, target: Target, asking: str, service: str) -> None:
+    def watch(self, target: Target, asking: str, service: str) -> str | None:
         assert asking == service
         self.wanted.setdefault(asking, set()).add(targets.text(target))
+        return self.refused
 
     def forget(self, target: Target, asking: str) -> None:
         self.wanted.setdefault(asking, set()).discard(targets.text(target))
@@ -57,6 +58,12 @@ class Rig:
 
     def standing(self, target: Target) -> Standing:
         return Standing(self.last.get(target), self.clock.now_ms, 500, 300, None, self.refused, ("x",))
+
+    def dump(self) -> dict[str, float]:
+        return {"x": 2.5}
+
+    def restore(self, baselines: dict[str, float]) -> None:
+        self.usual = baselines
 
     def mark(self, services: set[str]) -> None:
         self.marked.append(set(services))
@@ -443,3 +450,26 @@ def test_without_a_prober_targets_have_names_and_all_is_up() -> None:
     rig.change(service(check={**CHECK, "path": "/x"}), removed=(TWO,))
     rig.change(service(check="none"))
     assert rig.health.spot(SERVICE, "one", 1) is None
+
+
+def test_what_may_not_be_reached_any_more_has_no_vote_and_again_has_one() -> None:
+    """Else a node would say for ever what it found before its policy changed."""
+    rig = Rig(service(check=CHECK), TWO)
+    said: dict[str, Said] = {}
+    rig.health.changed = lambda _, new: said.update(new)
+    rig.see("two", "+")
+    rig.refused = "private use"
+    rig.health.revised()
+    assert [(one.state, one.why) for one in said.values()] == [(State.UNKNOWN, "not probed: private use")]
+    assert rig.state("two").state is State.UP, "alone it goes on as it was"
+    rig.refused = None
+    rig.health.revised()
+    assert [one.state for one in said.values()] == [State.UP]
+
+
+def test_usual_handshakes_survive_a_restart(tmp_path: Path) -> None:
+    rig = Rig(service(check=CHECK), TWO)
+    (tmp_path / "health.json").write_bytes(rig.health.dump()())
+    next_one = Rig(service(check=CHECK), TWO)
+    next_one.health.restore(tmp_path / "health.json")
+    assert next_one.usual == {"x": 2.5}

@@ -22,9 +22,9 @@ DOWN = Cell(State.DOWN, streak=-3, since_ms=5, back_ms=6, weight=7, weighed_ms=8
 def test_what_is_known_is_written_and_what_is_under_way_is_not(tmp_path: Path) -> None:
     path = tmp_path / "health.json"
     removals = {"s": {1: (Removal("e", 9),), 0x10001: (Removal("f", 10),)}}
-    path.write_bytes(healthfile.octets(4, [(ONE, DOWN), (TWO, Cell())], removals))
+    path.write_bytes(healthfile.octets(4, [(ONE, DOWN), (TWO, Cell())], removals, {"x": 12.34}))
     kept = healthfile.read(path)
-    assert kept == (4, {targets.name(ONE): DOWN._replace(streak=0)}, removals)
+    assert kept == (4, {targets.name(ONE): DOWN._replace(streak=0)}, removals, {"x": 12.3})
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -35,7 +35,7 @@ def test_there_and_back(tmp_path: Path, seed: int) -> None:
         chance.random() < 0.5, chance.random() < 0.5)) for number in range(chance.randrange(9))]
     removals = {f"s\u00fc{number}": {chance.randrange(1 << 20): (Removal("e", chance.randrange(1 << 53)),)}
                 for number in range(chance.randrange(4))}
-    path.write_bytes(healthfile.octets(1, pairs, removals))
+    path.write_bytes(healthfile.octets(1, pairs, removals, {}))
     kept = healthfile.read(path)
     assert kept is not None
     assert kept.removals == removals
