@@ -36,7 +36,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dnsd-bench-") as folder:
-        node = Node(write_config(Path(folder) / "node", Path(folder) / "atlas", workers=1, zones={workloads.ZONE: ZONE}))
+        home = Path(folder)
+        node = Node(write_config(home / "node", home / "atlas", workers=1, zones={workloads.ZONE: ZONE}))
         try:
             node.start()
             count = (options.leases + EACH - 1) // EACH
