@@ -46,7 +46,7 @@ async def test_a_corrupt_value_is_dropped_and_named(registry: Registry, raw: Red
     assert (set(loaded.sites), set(loaded.endpoints)) == ({*s.SITES}, {KEY, f"{s.API}/l"})
 
 
-@pytest.mark.parametrize("score", ["inf", "-1", "1.5", "1e300"])
+@pytest.mark.parametrize("score", ["inf", "-1.5", "1.5", "1e300"])
 async def test_a_deadline_that_is_none(registry: Registry, raw: Redis, score: str) -> None:
     await registry.acquire(s.request("h", "e"), actor="a", token_id="t")
     await raw.zadd("dnsd:deadline", {"h": score})
