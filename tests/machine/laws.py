@@ -190,7 +190,7 @@ class Laws:
                 rcode, found = worker.ask(name, type_)
                 key = id(worker), name, type_
                 why = self._empty.get((node.name, service, type_), "")
-                if rcode == 3 and service in self.world.ended:
+                if service in self.world.ended:  # and with it what it owned
                     why = "its owner deleted it, and perhaps put it there again"
                 if self._had.get(key) and (rcode or not found) and not why:
                     self._wrong(node, f"{name} {types.type_text(type_)} had an answer, now rcode {rcode} and none")
