@@ -52,11 +52,12 @@ class Probe:
 class Entry:
     """One target. `number` is that of its place in the heap; another there is stale. `services` counts who asks on each
     one's account, `payer` is the one that its probes are counted against, `judged` the policy it was judged by;
-    `failed`: results in a row that were failures.
+    `failed`: results in a row that were failures; `usual_s`: what a success takes (0: there was none yet); `place`:
+    where it is due after it was looked at.
     """
 
     __slots__ = ("asking", "at_ms", "baseline", "due", "failed", "fraction", "judged", "last", "name", "number", "ours",
-                 "payer", "pending", "period", "refused", "services", "target")  # fmt: skip
+                 "payer", "pending", "period", "place", "refused", "services", "target", "usual_s")  # fmt: skip
 
     def __init__(self, target: Target, node: bytes) -> None:
         self.target = target
@@ -70,6 +71,8 @@ class Entry:
         self.last: Outcome | None = None
         self.at_ms = 0
         self.number, self.period, self.due, self.failed = -1, 0.0, 0.0, 0
+        self.usual_s = 0.0
+        self.place: float | None = None
         self.judged: Policy | None = None
         self.refused: str | None = None
         self.ours = False

@@ -38,7 +38,13 @@ _HURRIED: Final = 4
 """After so many failures in a row a target is in no doubt any more."""
 
 _HURRY: Final = 0.5
-"""What is in doubt is probed again after this part of its interval, or as soon as the last one has failed."""
+"""What is in doubt is probed again after this part of its interval: where the last one has failed, or is overdue."""
+
+_LATE_S: Final = 0.1
+"""A probe that takes so much longer than the target's usually do, and half as long again, is overdue."""
+
+_USUAL: Final = 8
+"""A new success counts for one in so many of what is usual."""
 
 _LOOKED: Final = 4
 """Services that are looked at, before each probe of a target whose payer asks for too much, for one with room."""
@@ -205,11 +211,20 @@ class Schedule:
                 continue
             self._share(entry)
             period = self._period(entry)
+            if entry.place is not None and not self._overdue(entry, now):
+                heapq.heappop(self._due)
+                self._put(entry, entry.place, period)
+                continue
             passed = period > _GROWN * entry.period or len(entry.pending) >= _OVERLAP
             if not passed and (self.under_way >= self._budget.limits.under_way or not self._budget.take(now)):
                 return
             heapq.heappop(self._due)
-            self._put(entry, next_place(entry, max(due, now), period), period)
+            place = next_place(entry, max(due, now), period)
+            look = now + max(_HURRY * period, _late(entry))
+            if look < place and entry.usual_s and entry.failed < _HURRIED and self.stretched <= 1:
+                self._put(entry, look, period, place)
+            else:
+                self._put(entry, place, period)
             if not passed:
                 self._start(entry)
 
@@ -244,9 +259,15 @@ class Schedule:
         crowded = period > entry.target.check.interval_ms / 1000 * self.stretched
         self._put(entry, next_place(entry, now, period) if crowded else now, period)
 
-    def _put(self, entry: Entry, due: float, period: float) -> None:
+    def _overdue(self, entry: Entry, now: float) -> bool:
+        """Whether the last probe takes much longer than this target's usually do: it may be the first that fails."""
+        last = entry.pending[-1] if entry.pending else None
+        return last is not None and last.outcome is None and now - last.began >= _late(entry)
+
+    def _put(self, entry: Entry, due: float, period: float, place: float | None = None) -> None:
+        """Due then; with a place it is only looked then whether the last probe is overdue, and due at that place."""
         self._counter += 1
-        entry.number, entry.period, entry.due = self._counter, period, due
+        entry.number, entry.period, entry.due, entry.place = self._counter, period, due, place
         heapq.heappush(self._due, (due, self._counter, entry))
 
     def _period(self, entry: Entry) -> float:
@@ -277,6 +298,9 @@ class Schedule:
         if outcome.ours:
             return
         entry.failed = 0 if outcome.ok else entry.failed + 1
+        if outcome.ok:
+            took_s = outcome.total_ms / 1000
+            entry.usual_s += (took_s - entry.usual_s) / _USUAL if entry.usual_s else took_s
         try:
             self._on_result(entry.target, outcome, entry.at_ms)
         except Exception:  # one target's consequences must not end the probing of all
@@ -288,7 +312,7 @@ class Schedule:
             return
         period = self._period(entry)
         due = max(self._clock.monotonic(), began + _HURRY * period)
-        if due < entry.due:
+        if due < entry.due or entry.place is not None:
             self._put(entry, due, period)
 
     def _let_go(self, entry: Entry) -> None:
@@ -342,3 +366,8 @@ class Schedule:
         if service != entry.payer and self._budget.better(interval_ms, entry.payer, service):
             self._budget.move(interval_ms, entry.payer, service)
             entry.payer = service
+
+
+def _late(entry: Entry) -> float:
+    """Seconds after which one of its probes is overdue."""
+    return entry.usual_s + max(entry.usual_s / 2, _LATE_S)
