@@ -102,3 +102,4 @@ async def test_waiting_for_the_next(news: News) -> None:
     news.add("ttl", ttl=1)
     await asyncio.wait_for(waiting, 1)
     await asyncio.wait_for(news.wait(0, 60), 1)
+    assert (waiting.done(), [one["ttl"] for one in news.after(0, 9)]) == (True, [1])
