@@ -8,7 +8,8 @@ not live here: who may report (`admin.reports`), how reports travel (`control.re
                wait when also more than half of at least 20 of the last 10 s failed. So one that has worked so far opens
                10 s after it began to fail wholly, 57 s after a step to 16 %; a new one that fails wholly at the 20th
     half open  after 30 s, each time in a row twice as long up to 4 minutes: one twentieth of its weight
-    closes     at most 5 % of at least 20 outcomes failed, or of fewer when 60 s are over; back with a ramp
+    closes     at most 15 % of at least 20 outcomes failed, or of fewer when 60 s are over: as much would not have opened
+               it; back with a ramp
 
 No reporter decides alone what others contradict: it counts for no more than all others together, and what opens must be
 over the bound without the one that says so most, too, where the others have five outcomes.
@@ -31,7 +32,6 @@ LEAST: Final = 20
 OTHERS_LEAST: Final = 5
 OPENS_ABOVE: Final = 15
 BURST_ABOVE: Final = 50
-CLOSES_UP_TO: Final = 5
 """Percent of outcomes that failed."""
 
 OPEN_MS: Final = 30_000
@@ -150,12 +150,12 @@ def open_ms(breaker: Breaker) -> int:
 def _tried(breaker: Breaker, windows: Mapping[str, Window], now_ms: int) -> Breaker:
     """Half open: what came since says whether it closes."""
     tally = _bounded(_tallies(windows, breaker.since_ms // SECOND + 1, now_ms // SECOND))
-    if tally.failed * 100 > CLOSES_UP_TO * max(tally.all, LEAST):
+    if tally.failed * 100 > OPENS_ABOVE * max(tally.all, LEAST):
         return _opened(breaker, tally, now_ms)
     late = now_ms - breaker.since_ms >= HALF_OPEN_MS
     if tally.all < LEAST and not late:
         return breaker
-    if tally.above(CLOSES_UP_TO):
+    if tally.above(OPENS_ABOVE):
         return _opened(breaker, tally, now_ms)
     return Breaker(Mode.CLOSED, now_ms, now_ms, breaker.trips, now_ms)
 

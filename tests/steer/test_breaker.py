@@ -158,7 +158,8 @@ def test_the_way_back() -> None:
 
 
 @pytest.mark.parametrize(("ok", "failed", "mode"), [
-    (0, 1, HALF), (0, 2, OPEN), (18, 2, OPEN), (94, 5, OPEN), (95, 5, CLOSED), (19, 1, CLOSED), (20, 0, CLOSED)])
+    (0, 1, HALF), (0, 3, HALF), (0, 4, OPEN), (16, 4, OPEN), (84, 16, OPEN), (85, 15, CLOSED), (17, 3, CLOSED),
+    (20, 0, CLOSED)])
 def test_half_open_is_decided_by_what_came_since(ok: int, failed: int, mode: Mode) -> None:
     feed = tripped()
     feed.wait(OPEN_MS)
@@ -167,7 +168,8 @@ def test_half_open_is_decided_by_what_came_since(ok: int, failed: int, mode: Mod
     assert feed.breaker.mode is mode
 
 
-@pytest.mark.parametrize(("ok", "failed", "mode"), [(0, 0, CLOSED), (3, 0, CLOSED), (3, 1, OPEN)])
+@pytest.mark.parametrize(("ok", "failed", "mode"), [
+    (0, 0, CLOSED), (3, 0, CLOSED), (3, 1, OPEN), (7, 1, CLOSED)])
 def test_half_open_with_few_outcomes_ends_after_a_minute(ok: int, failed: int, mode: Mode) -> None:
     feed = tripped()
     feed.wait(OPEN_MS)
@@ -175,6 +177,14 @@ def test_half_open_with_few_outcomes_ends_after_a_minute(ok: int, failed: int, m
     feed.say(ok, failed)
     assert feed.breaker.mode is HALF
     assert feed.wait(2000) is mode
+
+
+@pytest.mark.parametrize("percent", [6, 10, 14])
+def test_what_would_never_open_it_does_not_keep_it_open(percent: int) -> None:
+    """One that is as good as before it tripped must come back, or it is left out for ever."""
+    feed = tripped()
+    feed.run(600, 10, rotating(percent, 3), stop=False)
+    assert feed.breaker.mode is CLOSED
 
 
 def test_open_longer_each_time() -> None:
