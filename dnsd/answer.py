@@ -181,10 +181,10 @@ def _rich_opt(ask: _Ask, options: bytes, scope: int, rcode: int, before: int) ->
 
 
 _PASSED: Final = b"passed"
-_LEAST_USEFUL: Final = {
+LEAST_USEFUL: Final = {
     metrics.KIND_FORMERR: 1, metrics.KIND_NOTIMP: 1, metrics.KIND_BADVERS: 1, metrics.KIND_REFUSED: 2,
     metrics.KIND_NXDOMAIN: 3}
-_CLASSES: Final = {
+GUARD_KINDS: Final = {
     metrics.KIND_NODATA: 1, metrics.KIND_NXDOMAIN: 2, metrics.KIND_REFERRAL: 3, metrics.KIND_SERVFAIL: 4,
     metrics.KIND_REFUSED: 4, metrics.KIND_FORMERR: 4, metrics.KIND_NOTIMP: 4, metrics.KIND_BADVERS: 4}
 """What of a prefix and zone shares a bucket: 0 answers, 1 NODATA, 2 NXDOMAIN, 3 referrals, 4 errors."""
@@ -198,11 +198,11 @@ def _held(ask: _Ask, kind: int, node: Node | None) -> bytes | None:
     every second query, so that nobody can be flooded with it.
     """
     packet, tail, opt, client, _, now, ctx = ask
-    if ctx.shed >= _LEAST_USEFUL.get(kind, 99):
+    if ctx.shed >= LEAST_USEFUL.get(kind, 99):
         ctx.count[metrics.SHED] += 1
         return None
     guard = ctx.guard
-    if guard is None or ctx.tcp or not guard.over(client, node.zone.number if node else 0, _CLASSES.get(kind, 0)):
+    if guard is None or ctx.tcp or not guard.over(client, node.zone.number if node else 0, GUARD_KINDS.get(kind, 0)):
         return _PASSED
     cookie = opt[4][1] if opt[4] is not None and ctx.cookies is not None else b""
     data = b""

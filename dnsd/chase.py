@@ -22,7 +22,7 @@ CHAIN_MAX: Final = 9
 
 _ANY: Final = b"\0\xff\0\1"
 _IN: Final = b"\0\1"
-_HINFO: Final = b"\xc0\x0c\0\x0d\0\1\0\0\x0e\x10\0\x09\x07RFC8482\0"
+HINFO: Final = b"\xc0\x0c\0\x0d\0\1\0\0\x0e\x10\0\x09\x07RFC8482\0"
 
 
 Asked = tuple[bytes, bytes, int, bytes, Ecs | None, int]
@@ -73,7 +73,7 @@ def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int])
     if node.flags & layout.N_CNAME and key != KEY_CNAME:
         return _chain(asked, node, image, count)
     if key == _ANY and not node.flags & layout.N_EMPTY:
-        return wire.heads(answers=1), _HINFO, 0, 0, b"", metrics.KIND_ANY  # RFC 8482 §4.2
+        return wire.heads(answers=1), HINFO, 0, 0, b"", metrics.KIND_ANY  # RFC 8482 §4.2
     return _ends(asked, node, image, count) or _denial(name, _denier(key, node, image), types.NOERROR)
 
 

@@ -23,9 +23,9 @@ from dnsd.steer.row import ROW_UNKNOWN
 Choice = tuple[int, bytes, int, bytes]
 """How many RRs, the finished RRs (none: nothing can be answered), scope, options that tell of a lower rung."""
 
-_STALE: Final = wire.error_option(types.EDE_STALE, "last good answer: no endpoint and no fallback is left")
-_EMPTY: Final = wire.error_option(types.EDE_OTHER, "service has no address to give")
-_PANIC: Final = wire.error_option(types.EDE_OTHER, "panic: too little is healthy, so health is ignored")
+STALE: Final = wire.error_option(types.EDE_STALE, "last good answer: no endpoint and no fallback is left")
+EMPTY: Final = wire.error_option(types.EDE_OTHER, "service has no address to give")
+PANIC: Final = wire.error_option(types.EDE_OTHER, "panic: too little is healthy, so health is ignored")
 
 
 Standpoint = tuple[int, int, int, bool]
@@ -75,7 +75,7 @@ def _https(image: Image, plan: Plan, client: bytes, ecs: Ecs | None, now: int, c
         aaaa = choose(image, plan, 1, client, ecs, now, happened)
     if not a[0] and not aaaa[0]:
         count[metrics.LADDER_EMPTY] += 1
-        return 0, b"", 0, _EMPTY
+        return 0, b"", 0, EMPTY
     for slot in happened:
         if slot != metrics.LADDER_EMPTY:
             count[slot] += 1
@@ -117,7 +117,7 @@ def _declared(image: Image, plan: Plan, kind: int, client: bytes, ecs: Ecs | Non
     if not plan.flags & layout.R_PANIC:
         return number, rrs, scope, b""
     count[metrics.PANIC] += 1
-    return number, rrs, scope, _PANIC
+    return number, rrs, scope, PANIC
 
 
 def standpoint(image: Image, plan: Plan, client: bytes, ecs: Ecs | None) -> Standpoint:
@@ -146,9 +146,9 @@ def _below(plan: Plan, kind: int, count: Counts) -> Choice:
     number, rrs = plan.rung(kind)
     if not number:
         count[metrics.LADDER_EMPTY] += 1
-        return 0, b"", 0, _EMPTY
+        return 0, b"", 0, EMPTY
     if (plan.ladder_aaaa if kind else plan.ladder_a) == Ladder.LAST_GOOD:
         count[metrics.LADDER_LAST_GOOD] += 1
-        return number, rrs, 0, _STALE
+        return number, rrs, 0, STALE
     count[metrics.LADDER_FALLBACK] += 1
     return number, rrs, 0, b""

@@ -7,8 +7,11 @@ A count is `count[metrics.X] += 1` on a worker's own memoryview: no lock, no lab
 a region, any process may read it. Transports count messages and bytes, once a batch; `answer.respond` counts what an
 answer was. Counters go on over a worker's restart, because the supervisor makes the file and a worker only adds.
 
+A worker may have two threads that count, its own and the compiled engine's, and each has slots of its own, so that no
+addition needs a lock; the exposition adds them.
+
     stats file   region x workers
-    region       HEAD (64 octets) | u64 x SLOTS, padded to a multiple of 64
+    region       HEAD (64 octets) | u64 x SLOTS | u64 x SLOTS of the engine, each padded to a multiple of 64
 """
 
 from __future__ import annotations
@@ -158,6 +161,16 @@ DELTAS_GAP: Final = _one("dnsd_deltas_total", "Frames from control, by what beca
 DELTAS_BAD: Final = _one("dnsd_deltas_total", "Frames from control, by what became of them", outcome="bad")
 MAPS_LOADED: Final = _one("dnsd_map_loads_total", "Map tables mapped")
 
+# --- the compiled engine: counted by dnsd/engine ---------------------------------------------------------------------
+
+PASS_REASONS: Final = ("odd", "class", "desk", "dname", "large")
+"""Why the engine passes a query on to `respond`: no plain query (another opcode, signed, of several records); another
+class than IN; what may be the control process's; a DNAME; more than the engine's buffers hold."""
+PASSED: Final = _many(
+    "dnsd_engine_passed_total", "Queries the compiled engine left to Python, by reason", "reason", PASS_REASONS)
+PASS_FULL: Final = _one(
+    "dnsd_engine_full_total", "Queries dropped because Python had not yet answered those passed on before")
+
 SLOTS: Final = len(_table)
 TABLE: Final[tuple[Slot, ...]] = tuple(_table)
 GAUGES: Final = frozenset({"dnsd_tcp_connections_open", "dnsd_tls_connections_open"})
@@ -168,7 +181,8 @@ HEAD: Final = struct.Struct("<8Q")
 # pid, started_ms: of the present process; epoch, version, node_seq: the stamp it serves; starts: how often the slot was
 # started; beat_ms: CLOCK_MONOTONIC of its loop's last tick (a stuck worker stops beating); one is spare
 PID, EPOCH, VERSION, NODE_SEQ, STARTED_MS, STARTS, BEAT_MS = range(7)
-REGION: Final = (HEAD.size + 8 * SLOTS + 63) & ~63
+_PART: Final = (8 * SLOTS + 63) & ~63
+REGION: Final = HEAD.size + 2 * _PART
 
 
 def head(stats: memoryview, worker: int) -> memoryview:
@@ -183,6 +197,12 @@ def counters(stats: memoryview, worker: int) -> memoryview:
     return stats[start : start + 8 * SLOTS].cast("Q")
 
 
+def engine_counters(stats: memoryview, worker: int) -> memoryview:
+    """The slots of a worker's compiled engine, likewise."""
+    start = worker * REGION + HEAD.size + _PART
+    return stats[start : start + 8 * SLOTS].cast("Q")
+
+
 def workers(stats: memoryview) -> int:
     """How many regions the mapped file holds."""
     return len(stats) // REGION
@@ -190,13 +210,13 @@ def workers(stats: memoryview) -> int:
 
 def exposition(stats: memoryview) -> Iterator[str]:
     """The counters of all workers in the Prometheus text format, line by line; the label `worker` tells them apart."""
-    regions = [counters(stats, worker) for worker in range(workers(stats))]
+    regions = [(counters(stats, worker), engine_counters(stats, worker)) for worker in range(workers(stats))]
     done: set[str] = set()
     for slot in sorted(TABLE, key=lambda s: s.metric):
         if slot.metric not in done:
             done.add(slot.metric)
             yield f"# HELP {slot.metric} {slot.help}"
             yield f"# TYPE {slot.metric} {'gauge' if slot.metric in GAUGES else 'counter'}"
-        for worker, region in enumerate(regions):
+        for worker, (own, engine) in enumerate(regions):
             labels = ",".join(f'{name}="{value}"' for name, value in (*slot.labels, ("worker", str(worker))))
-            yield f"{slot.metric}{{{labels}}} {region[slot.number]}"
+            yield f"{slot.metric}{{{labels}}} {own[slot.number] + engine[slot.number]}"

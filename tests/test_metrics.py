@@ -55,8 +55,23 @@ def test_a_region_holds_head_and_slots_apart_from_its_neighbours() -> None:
     metrics.head(whole, 2)[metrics.PID] = 42
     assert [metrics.head(whole, worker)[metrics.PID] for worker in range(3)] == [0, 0, 42]
     assert [sum(metrics.counters(whole, worker)) for worker in range(3)] == [0, 12, 0]
+    metrics.engine_counters(whole, 0)[metrics.SLOTS - 1] = 3
+    assert [sum(metrics.counters(whole, worker)) for worker in range(3)] == [0, 12, 0]
+    assert [sum(metrics.engine_counters(whole, worker)) for worker in range(3)] == [3, 0, 0]
     assert metrics.REGION % 64 == 0
     assert metrics.HEAD.size == 64
+
+
+def test_what_a_worker_and_its_engine_counted_is_told_as_one_number() -> None:
+    whole = stats(2)
+    metrics.counters(whole, 1)[metrics.QUERIES_UDP] = 5
+    metrics.engine_counters(whole, 1)[metrics.QUERIES_UDP] = 37
+    assert 'dnsd_queries_total{transport="udp",worker="1"} 42' in list(metrics.exposition(whole))
+
+
+def test_every_reason_to_pass_a_query_on_has_its_slot() -> None:
+    for at, reason in enumerate(metrics.PASS_REASONS):
+        assert metrics.TABLE[metrics.PASSED + at].labels == (("reason", reason),)
 
 
 def test_exposition_is_grouped_typed_and_complete() -> None:

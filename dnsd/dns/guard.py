@@ -28,11 +28,11 @@ KINDS: Final = 5
 """0 answers, 1 NODATA, 2 NXDOMAIN, 3 referrals, 4 refusals and errors."""
 
 _SECOND: Final = 1_000_000_000 // UNIT_NS
-_TIME: Final = (1 << 44) - 1
-_TAG: Final = ~_TIME & (1 << 64) - 1
-_AHEAD: Final = 128 * _SECOND
+TIME: Final = (1 << 44) - 1
+_TAG: Final = ~TIME & (1 << 64) - 1
+AHEAD: Final = 128 * _SECOND
 """What is further ahead is long past: no burst is longer than 60 s, and no worker's clock so far behind another's."""
-_RAISED: Final = 8  # is added to the kind: raised clients have buckets of their own
+RAISED: Final = 8  # is added to the kind: raised clients have buckets of their own
 _V4: Final = Struct(">I").unpack
 _V6: Final = Struct(">Q8x").unpack
 
@@ -63,13 +63,13 @@ class Guard:
         self._apart4, self._apart6 = bool(raised) or longest4 > 24, bool(raised) or longest6 > 56
         usual = [_pace(answers, burst_s)] + [_pace(others, burst_s)] * (KINDS - 1)
         more = [_pace(answers * raised_by, burst_s)] + [_pace(others * raised_by, burst_s)] * (KINDS - 1)
-        self._pace = (*usual, *[(0, 0)] * (_RAISED - KINDS), *more)
+        self._pace = (*usual, *[(0, 0)] * (RAISED - KINDS), *more)
         self._slipped = True
         self.now = 0
 
     def tick(self, monotonic_ns: int) -> None:
         """Set the time: CLOCK_MONOTONIC, which all processes of a machine share, in nanoseconds."""
-        self.now = monotonic_ns // UNIT_NS & _TIME
+        self.now = monotonic_ns // UNIT_NS & TIME
 
     def over(self, client: bytes, zone: int, kind: int) -> bool:
         """Take a token for a client (4 or 16 octets); True when there is none."""
@@ -81,22 +81,22 @@ class Guard:
             if client in self._exempt:
                 return False
             if client in self._raised:
-                kind += _RAISED
+                kind += RAISED
         hashed = hash((self._key, prefix, zone << 4 | kind))  # of whole numbers only: every process has the same
         slot, tag = hashed & self._mask, hashed & _TAG
         table = self._table
         empty_at = table[slot] ^ tag
-        if empty_at > _TIME:
+        if empty_at > TIME:
             slot, empty_at = self._place(slot, tag)
         now = self.now
-        ahead = empty_at - now & _TIME
-        if ahead > _AHEAD:
+        ahead = empty_at - now & TIME
+        if ahead > AHEAD:
             ahead = 0
         cost, most = self._pace[kind]
         ahead += cost
         if ahead > most:
             return not (self._some_exempt and client in self._exempt)
-        table[slot] = tag | now + ahead & _TIME
+        table[slot] = tag | now + ahead & TIME
         return False
 
     def _place(self, slot: int, tag: int) -> tuple[int, int]:
@@ -104,10 +104,10 @@ class Guard:
         beside = slot ^ 1
         table, now = self._table, self.now
         empty_at = table[beside] ^ tag
-        if empty_at <= _TIME:
+        if empty_at <= TIME:
             return beside, empty_at
-        ahead, ahead_beside = table[slot] - now & _TIME, table[beside] - now & _TIME
-        return (slot if ahead > _AHEAD or (ahead <= ahead_beside <= _AHEAD) else beside), now
+        ahead, ahead_beside = table[slot] - now & TIME, table[beside] - now & TIME
+        return (slot if ahead > AHEAD or (ahead <= ahead_beside <= AHEAD) else beside), now
 
     def slip(self) -> bool:
         """True for every second call."""

@@ -86,12 +86,14 @@ KEY_DNAME: Final = b"\0\x27\0\1"
 class Image:
     """An image over a buffer (mapped file or bytes) that stays valid as long as the object; ImageError if it is none.
 
-    `nodes` holds what was unfolded; `get(name)` unfolds. `maps` are the tables by id, which the holder opens (they are
-    other files) and gives to `set_map`; a record whose map is missing is answered by weights alone until it is there.
+    `buffer` is that buffer; `patched` has the records that deltas brought, by index, and `replaced` the indexes of
+    those that came since who follows them emptied it last. `nodes` holds what was unfolded; `get(name)` unfolds.
+    `maps` are the tables by id, which the holder opens (they are other files) and gives to `set_map`; a record whose
+    map is missing is answered by weights alone until it is there.
     """
 
     def __init__(self, buffer: bytes | memoryview) -> None:
-        self._view = memoryview(buffer)
+        self.buffer = self._view = memoryview(buffer)
         self._sections = _sections(self._view)
         header = layout.HEADER.read(self._view)
         self.stamp = Stamp(header["epoch"], header["version"], header["node_seq"])
@@ -107,7 +109,8 @@ class Image:
         self.zones = [self._zone(i) for i in range(self._sections[layout.S_ZONES][0])]
         self.map_refs = dict(self._read_maps())
         records, self._slots = self._sections[layout.S_RECORDS][0], self._part(layout.S_RECORDS)
-        self._patched: dict[int, bytes] = {}
+        self.patched: dict[int, bytes] = {}
+        self.replaced: set[int] = set()
         self._plans: list[Plan | None] = [None] * records
 
     def get(self, name: bytes) -> Node | None:
@@ -127,7 +130,7 @@ class Image:
 
     def record(self, index: int) -> bytes:
         """The record's bytes as they stand now."""
-        patched = self._patched.get(index)
+        patched = self.patched.get(index)
         if patched is not None:
             return patched
         _, offset, size = layout.RECORD_SLOT.unpack_from(self._slots, index * layout.RECORD_SLOT.size)
@@ -147,7 +150,8 @@ class Image:
         except (IndexError, ValueError, StructError) as error:
             raise ImageError(f"delta to {stamp} does not fit: {error}") from error
         for index, data, plan in plans:
-            self._patched[index] = data
+            self.patched[index] = data
+            self.replaced.add(index)
             self._plans[index] = plan
         self.stamp = stamp
 

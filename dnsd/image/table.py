@@ -32,10 +32,10 @@ class Found(NamedTuple):
 
 
 class MapTable:
-    """One map's table over a buffer (mapped file or bytes); ValueError where it is not one."""
+    """One map's table over a buffer (mapped file or bytes), kept as `buffer`; ValueError where it is not one."""
 
     def __init__(self, buffer: bytes | memoryview) -> None:
-        view = memoryview(buffer)
+        self.buffer = view = memoryview(buffer)
         if len(view) < layout.MAP_HEADER.size:
             raise ValueError("map table is shorter than its header")
         (magic, version, self.sites, self.rows, self.runs4, self.runs6, self.fine4, self.fine6, crc, self.atlas,
