@@ -8,8 +8,8 @@ not live here: who may report (`admin.reports`), how reports travel (`control.re
                wait when also more than half of at least 20 of the last 10 s failed. So one that has worked so far opens
                10 s after it began to fail wholly, 57 s after a step to 16 %; a new one that fails wholly at the 20th
     half open  after 30 s, each time in a row twice as long up to 4 minutes: one twentieth of its weight
-    closes     at most 15 % of at least 20 outcomes failed, or of fewer when 60 s are over: as much would not have opened
-               it; back with a ramp
+    closes     at most 15 % of at least 20 outcomes failed, or of fewer when 60 s are over: as much would not have
+               opened it; back with a ramp
 
 No reporter decides alone what others contradict: it counts for no more than all others together, and what opens must be
 over the bound without the one that says so most, too, where the others have five outcomes.
