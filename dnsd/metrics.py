@@ -163,17 +163,19 @@ MAPS_LOADED: Final = _one("dnsd_map_loads_total", "Map tables mapped")
 
 # --- the compiled engine: counted by dnsd/engine ---------------------------------------------------------------------
 
-PASS_REASONS: Final = ("odd", "class", "desk", "dname", "large")
+PASS_REASONS: Final = ("odd", "class", "desk", "dname", "large", "image")
 """Why the engine passes a query on to `respond`: no plain query (another opcode, signed, of several records); another
-class than IN; what may be the control process's; a DNAME; more than the engine's buffers hold."""
+class than IN; what may be the control process's; a DNAME; more than the engine's buffers hold; an image that it
+cannot use."""
 PASSED: Final = _many(
     "dnsd_engine_passed_total", "Queries the compiled engine left to Python, by reason", "reason", PASS_REASONS)
 PASS_FULL: Final = _one(
     "dnsd_engine_full_total", "Queries dropped because Python had not yet answered those passed on before")
+ENGINE: Final = _one("dnsd_engine", "1 where the compiled engine answers over UDP, 0 where Python does")
 
 SLOTS: Final = len(_table)
 TABLE: Final[tuple[Slot, ...]] = tuple(_table)
-GAUGES: Final = frozenset({"dnsd_tcp_connections_open", "dnsd_tls_connections_open"})
+GAUGES: Final = frozenset({"dnsd_engine", "dnsd_tcp_connections_open", "dnsd_tls_connections_open"})
 
 # --- the stats file ---------------------------------------------------------------------------------------------------
 

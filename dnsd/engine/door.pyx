@@ -128,3 +128,8 @@ cdef class Door:
         cdef uint32_t size = 0
         valid = cookie_answer(&self.ctx, data, len(data), client, len(client), now, out, &size)
         return bool(valid), out[:size]
+
+
+include "ring.pxi"
+include "sockets.pxi"
+include "loop.pxi"
