@@ -32,12 +32,12 @@ _HEAD: Final = b"\1\0\0\0"
 class Cookies:
     """What one set of secrets makes and believes. Each has 16 octets; the first makes, all are believed."""
 
-    __slots__ = ("_active", "_secrets")
+    __slots__ = ("_active", "secrets")
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         if not secrets or any(len(secret) != SECRET_SIZE for secret in secrets):
             raise ValueError(f"a secret has {SECRET_SIZE} octets, and there must be one")
-        self._secrets = tuple(secrets)
+        self.secrets = tuple(secrets)
         self._active = secrets[0]
 
     def made(self, client_cookie: bytes, client: bytes, now: int) -> bytes:
@@ -65,7 +65,7 @@ class Cookies:
         if len(cookie) != 24 or cookie[8] != 1 or not YOUNGEST <= _age(cookie, now) <= OLDEST:
             return None
         signed, proof = cookie[:16] + client, cookie[16:]
-        for secret in self._secrets:
+        for secret in self.secrets:
             if siphash24(signed, key=secret).digest() == proof:
                 return secret
         return None

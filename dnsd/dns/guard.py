@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from collections.abc import MutableSequence
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
-from dnsd.dns.prefixes import Prefixes
+from dnsd.dns.prefixes import Prefixes, Ranges
 
 UNIT_NS: Final = 64
 KINDS: Final = 5
@@ -32,9 +32,29 @@ TIME: Final = (1 << 44) - 1
 _TAG: Final = ~TIME & (1 << 64) - 1
 AHEAD: Final = 128 * _SECOND
 """What is further ahead is long past: no burst is longer than 60 s, and no worker's clock so far behind another's."""
+PACES: Final = 16
+"""Kinds, and from RAISED on the kinds again for raised clients."""
 RAISED: Final = 8  # is added to the kind: raised clients have buckets of their own
 _V4: Final = Struct(">I").unpack
 _V6: Final = Struct(">Q8x").unpack
+
+
+class GuardParts(NamedTuple):
+    """What a compiled engine needs of a guard to take tokens from the same buckets: `costs` and `mosts` by kind, the
+    raised kinds behind; `key` as `hash` has it; `exempt` and `raised` as `Prefixes.ranges()`; `slipped` is shared.
+    """
+
+    table: MutableSequence[int]
+    mask: int
+    key: int
+    costs: tuple[int, ...]
+    mosts: tuple[int, ...]
+    exempt: tuple[Ranges, Ranges]
+    raised: tuple[Ranges, Ranges]
+    slipped: bytearray
+    apart4: bool
+    apart6: bool
+    some_exempt: bool
 
 
 class Guard:
@@ -64,7 +84,7 @@ class Guard:
         usual = [_pace(answers, burst_s)] + [_pace(others, burst_s)] * (KINDS - 1)
         more = [_pace(answers * raised_by, burst_s)] + [_pace(others * raised_by, burst_s)] * (KINDS - 1)
         self._pace = (*usual, *[(0, 0)] * (RAISED - KINDS), *more)
-        self._slipped = True
+        self._slipped = bytearray(b"\1")
         self.now = 0
 
     def tick(self, monotonic_ns: int) -> None:
@@ -111,8 +131,15 @@ class Guard:
 
     def slip(self) -> bool:
         """True for every second call."""
-        self._slipped = not self._slipped
-        return self._slipped
+        self._slipped[0] ^= 1
+        return bool(self._slipped[0])
+
+    def flat(self) -> GuardParts:
+        """The guard as a compiled engine takes it."""
+        costs, mosts = zip(*self._pace, *[(0, 0)] * (PACES - len(self._pace)), strict=True)
+        return GuardParts(
+            self._table, self._mask, hash(self._key), costs, mosts, self._exempt.ranges(), self._raised.ranges(),
+            self._slipped, self._apart4, self._apart6, self._some_exempt)
 
 
 def _pace(rate: int, burst_s: float) -> tuple[int, int]:

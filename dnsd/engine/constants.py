@@ -15,7 +15,7 @@ from zlib import crc32
 
 from dnsd import answer, chase, choose, metrics
 from dnsd.dns import cookies, guard, types, wire
-from dnsd.image import layout, record
+from dnsd.image import layout, record, table
 from dnsd.model import Ladder
 from dnsd.steer import draw, rank
 
@@ -86,6 +86,8 @@ def _numbers() -> Iterator[tuple[str, int]]:
     yield from (
         ("UDP_SIZE", wire.UDP_SIZE), ("PLAIN_SIZE", wire.PLAIN_SIZE), ("PAD_BLOCK", wire.PAD_BLOCK),
         ("OPTIONS_MAX", wire.OPTIONS_MAX), ("CHAIN_MAX", chase.CHAIN_MAX), ("V6_BLOCK", record.V6_BLOCK),
+        ("MAPPED", table.MAPPED), ("NAT64", table.NAT64 >> 32), ("SIX_TO_FOUR", table.SIX_TO_FOUR),
+        ("TEREDO", table.TEREDO), ("KEY4_BITS", layout.KEY4_BITS), ("KEY6_BITS", layout.KEY6_BITS),
         ("LOG_BITS", draw.LOG_BITS), ("NEVER_FIRST", rank.NEVER_FIRST),
         ("COOKIE_OLDEST", cookies.OLDEST), ("COOKIE_YOUNGEST", cookies.YOUNGEST), ("COOKIE_RENEWED", cookies.RENEWED),
         ("GUARD_UNIT_NS", guard.UNIT_NS), ("GUARD_KINDS", guard.KINDS), ("GUARD_RAISED", guard.RAISED),

@@ -18,10 +18,10 @@ from dnsd.image import layout
 from dnsd.steer.row import ROW_UNKNOWN
 from dnsd.steer.scope import block_length
 
-_MAPPED: Final = 0xFFFF                       # ::ffff:0:0/96, RFC 4291 §2.5.5.2
-_NAT64: Final = 0x0064FF9B << 64              # 64:ff9b::/96, RFC 6052 §2.1
-_6TO4: Final = 0x2002                         # 2002::/16, RFC 3056 §2
-_TEREDO: Final = 0x20010000                   # 2001::/32, RFC 4380 §4; the last 32 bits are the client's IPv4, inverted
+MAPPED: Final = 0xFFFF                       # ::ffff:0:0/96, RFC 4291 §2.5.5.2
+NAT64: Final = 0x0064FF9B << 64              # 64:ff9b::/96, RFC 6052 §2.1
+SIX_TO_FOUR: Final = 0x2002                         # 2002::/16, RFC 3056 §2
+TEREDO: Final = 0x20010000                   # 2001::/32, RFC 4380 §4; the last 32 bits are the client's IPv4, inverted
 
 
 class Found(NamedTuple):
@@ -121,17 +121,17 @@ def embedded4(address: int, source: int) -> tuple[int, int] | None:
 
     At least the first octet of the IPv4 must be known, else the prefix says nothing of the client.
     """
-    if address >> 32 == _MAPPED or address >> 32 == _NAT64:
+    if address >> 32 == MAPPED or address >> 32 == NAT64:
         return ((address & 0xFFFFFFFF) >> 8, 96) if source >= 104 else None
-    if address >> 112 == _6TO4:
+    if address >> 112 == SIX_TO_FOUR:
         return ((address >> 80) & 0xFFFFFFFF) >> 8, 16
-    if address >> 96 == _TEREDO:
+    if address >> 96 == TEREDO:
         return ((~address & 0xFFFFFFFF) >> 8, 96) if source >= 104 else None
     return None
 
 
-_DISGUISES: Final = ((0, 0), (_NAT64 >> 32, _NAT64 >> 32), (_TEREDO << 32, (_TEREDO << 32) + 0xFFFFFFFF),
-                     (_6TO4 << 48, (_6TO4 << 48) + 0xFFFFFFFFFFFF))
+_DISGUISES: Final = ((0, 0), (NAT64 >> 32, NAT64 >> 32), (TEREDO << 32, (TEREDO << 32) + 0xFFFFFFFF),
+                     (SIX_TO_FOUR << 48, (SIX_TO_FOUR << 48) + 0xFFFFFFFFFFFF))
 """First and last keys of the disguises: as IPv6 they are nowhere, so they lie in runs of the unknown client's row."""
 
 
