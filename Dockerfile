@@ -1,4 +1,4 @@
-# One stage builds (pyasn needs a C compiler), the other only runs: no compiler, no shell needed, no root.
+# One stage builds (the engine and pyasn need a C compiler), the other only runs: no compiler, no shell needed, no root.
 #
 #   docker build -t dnsd .
 #   docker run --read-only --tmpfs /tmp -v dnsd:/var/lib/dnsd -p 53:5300/udp -p 53:5300/tcp dnsd
@@ -13,9 +13,9 @@ WORKDIR /src
 RUN python -m venv /opt/dnsd
 COPY requirements.lock ./
 RUN /opt/dnsd/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY dnsd ./dnsd
-RUN /opt/dnsd/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN DNSD_ENGINE=require /opt/dnsd/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 COPY data /usr/share/dnsd/data
 RUN DNSD_DATA__ATLAS=/usr/share/dnsd/atlas /opt/dnsd/bin/dnsd data build -c /usr/share/dnsd/data/demo/dnsd.toml \
  && chmod -R a+rX /usr/share/dnsd

@@ -7,14 +7,17 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint unit e2e fuzz bench lock clean
+# What the engine is compiled from: its own parts, and the Python whose numbers it has in common.
+ENGINE := setup.py $(wildcard dnsd/engine/*.p* dnsd/*.py dnsd/dns/*.py dnsd/image/*.py dnsd/steer/*.py)
+BUILD := $(BIN)/python setup.py --quiet build_ext --inplace
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
-run: $(VENV)/.runtime  ## the demo: builds what is missing, serves demo.example on 127.0.0.1:5300, Ctrl-C stops
+run: $(VENV)/.engine  ## the demo: builds what is missing, serves demo.example on 127.0.0.1:5300, Ctrl-C stops
 	@scripts/demo $(BIN)
 
-test: $(VENV)/.dev  ## everything CI runs: lint, types, unit tests with the coverage gate, end to end
+test: $(VENV)/.dev $(VENV)/.required  ## everything CI runs: lint, types, unit tests with the coverage gate, end to end
 	@scripts/test-tools
 	@$(MAKE) --no-print-directory lint unit e2e
 
@@ -22,24 +25,31 @@ lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-unit: $(VENV)/.dev
+unit: $(VENV)/.required
 	$(BIN)/pytest -q -n $(CORES) -m 'not e2e' --cov --cov-report=term
 
-e2e: $(VENV)/.dev
+e2e: $(VENV)/.required
 	$(BIN)/pytest -q -n $(CORES) --dist worksteal -m e2e --ignore=tests/hostile
 	$(BIN)/pytest -q -m e2e tests/hostile
 
-fuzz: $(VENV)/.dev  ## hostile input for FUZZ_SECONDS (60) at each target, or: make fuzz TARGETS=respond
+fuzz: $(VENV)/.required  ## hostile input for FUZZ_SECONDS (60) at each target, or: make fuzz TARGETS=respond
 	$(BIN)/python -m fuzz.run $(TARGETS)
 
-bench: $(VENV)/.dev  ## CPU time per answer, against gdnsd in one interleaved run (needs gdnsd and cc)
+bench: $(VENV)/.required  ## CPU time per answer, against gdnsd in one interleaved run (needs gdnsd and cc)
 	$(BIN)/python bench/compare.py
 
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml allows
 	scripts/lock $(BIN)
 
 clean:  ## remove the environment, caches and the demo's state
-	rm -rf $(VENV) state build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) state build *.egg-info dnsd/engine/*.so dnsd/engine/*.c .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+
+# `make run` does without the engine where it cannot be built; tests and benchmarks do not.
+$(VENV)/.engine: $(ENGINE) | $(VENV)/.runtime
+	@$(BUILD) && touch $@
+
+$(VENV)/.required: $(ENGINE) | $(VENV)/.dev
+	DNSD_ENGINE=require $(BUILD) && touch $@ $(VENV)/.engine
 
 $(VENV)/.runtime: requirements.lock pyproject.toml scripts/venv
 	@scripts/venv $(VENV) requirements.lock && touch $@
