@@ -25,7 +25,7 @@ from dnsd.model import Fault
 from dnsd.option_types import Section
 from dnsd.options import PREFIX, Config, KeyOptions, ZoneOptions
 
-OTHER_VARIABLES: Final = frozenset({"DNSD_CONFIG", "DNSD_URL", "DNSD_TOKEN", "DNSD_ENGINE"})
+OTHER_VARIABLES: Final = frozenset({"DNSD_CONFIG", "DNSD_URL", "DNSD_TOKEN"})
 """Variables of the commands that are no options."""
 _KUBERNETES: Final = re.compile(r"DNSD_(SERVICE_(HOST|PORT.*)|PORT(_.*)?)")  # set in pods beside a Service named dnsd
 

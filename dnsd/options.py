@@ -286,6 +286,14 @@ class Config(BaseSettings):
     state: Annotated[Path, BeforeValidator(_some)] = Field(
         default=Path("/var/lib/dnsd"), description="folder of everything the node keeps; one daemon at a time")
     workers: int = Field(default=0, ge=0, le=256, description="processes that answer; 0: as many as there are cores")
+    engine: Literal["auto", "python", "require"] = Field(
+        default="auto",
+        description="who answers over UDP: `auto` is the compiled engine where it was built, else Python; `python`; "
+                    "`require` is the engine or no start")
+    pin: bool = Field(
+        default=False,
+        description="whether each worker keeps to one core of those the daemon may use; for machines that do nothing "
+                    "else")
     listen: Listen = Field(
         default=("127.0.0.1:5300", "[::1]:5300"),
         description="addresses for DNS over UDP and TCP; 0.0.0.0 and [::] stand for each address the machine has when "

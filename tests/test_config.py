@@ -167,7 +167,7 @@ def test_a_bad_variable_is_named(
 
 
 @pytest.mark.parametrize("name", [
-    "DNSD_CONFIG", "DNSD_URL", "DNSD_TOKEN", "DNSD_ENGINE", "DNSD_SERVICE_HOST", "DNSD_SERVICE_PORT_DNS", "DNSD_PORT",
+    "DNSD_CONFIG", "DNSD_URL", "DNSD_TOKEN", "DNSD_SERVICE_HOST", "DNSD_SERVICE_PORT_DNS", "DNSD_PORT",
     "DNSD_PORT_53_UDP_ADDR"])
 def test_other_variables_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     before = config.load(write(tmp_path, ""))

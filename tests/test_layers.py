@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor": PURE | {"children", "cookiefile", "disk", "options", "option_types", "sockets", "registry"},
     "cli": PURE | {
         "cookiefile", "disk", "config", "options", "option_types", "supervisor", "registry", "atlas", "control",
-        "admin", "drill"},
+        "admin", "drill", "engine"},
     "__main__": {"cli"},
 }
 

@@ -31,7 +31,14 @@ def serve(session: Session) -> None:
     if faults:
         raise Failure(Exit.CONFIG_INVALID, "a zone is not usable", faults)
     from dnsd import supervisor
+    from dnsd.engine import finding
 
+    try:
+        problem = finding.find(config.engine).problem
+    except finding.NoEngineError as error:
+        raise Failure(Exit.CONFIG_INVALID, f"engine: {error}") from None
+    if problem:
+        print(f"dnsd: {problem}: Python answers every query", file=sys.stderr, flush=True)
     raise typer.Exit(supervisor.run(config))
 
 
@@ -81,7 +88,10 @@ def drain(
 @command
 def version(session: Session) -> None:
     """Which dnsd this is."""
-    found = {"dnsd": __version__, "python": sys.version.split()[0], "engine": "python"}
+    from dnsd.engine import finding
+
+    found = {"dnsd": __version__, "python": sys.version.split()[0],
+             "engine": "compiled" if finding.find(finding.AUTO).door else "python"}
     text = f"dnsd {__version__} (python {found['python']}, {found['engine']} engine)"
     show(found, as_json=session.as_json, human=lambda _: text)
 

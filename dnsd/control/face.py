@@ -224,7 +224,9 @@ class Control:
         told = self.feeds.status()[slot]
         if slot < metrics.workers(self.stats):
             head = metrics.head(self.stats, slot)
-            told |= {"pid": head[metrics.PID], "starts": head[metrics.STARTS]}
+            compiled = metrics.counters(self.stats, slot)[metrics.ENGINE]
+            told |= {"pid": head[metrics.PID], "starts": head[metrics.STARTS],
+                     "engine": "compiled" if compiled else "python"}
         return told
 
     def _health(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ cdef class Loop:
         """What the thread does, without the GIL, until `stop`; something must have been published."""
         if look_at(&self.works.current) == NULL:
             raise ValueError("there is nothing to serve")
-        if swap(&self.works.running, 1):
+        if exchange(&self.works.running, 1):
             raise RuntimeError("a loop runs once")
         with nogil:
             work_on(self.works)
@@ -151,7 +151,7 @@ cdef class Loop:
         """The bell was heard: what is left to Python from now on rings it again. To be called before looking."""
         cdef uint64_t value
         eventfd_read(self.works.bell, &value)
-        swap(&self.works.called, 0)
+        exchange(&self.works.called, 0)
 
     def waiting(self):
         """The socket, by its place in the list, of the query passed on that has waited longest; -1: none waits."""

@@ -11,7 +11,7 @@ cdef extern from *:
     """
     static inline unsigned int dnsd_look(unsigned int *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     static inline void dnsd_tell(unsigned int *at, unsigned int to) { __atomic_store_n(at, to, __ATOMIC_RELEASE); }
-    static inline unsigned int dnsd_swap(unsigned int *at, unsigned int to) {
+    static inline unsigned int dnsd_exchange(unsigned int *at, unsigned int to) {
         return __atomic_exchange_n(at, to, __ATOMIC_SEQ_CST);
     }
     static inline void *dnsd_look_at(void **at) { return __atomic_load_n(at, __ATOMIC_SEQ_CST); }
@@ -19,7 +19,7 @@ cdef extern from *:
     """
     uint32_t look "dnsd_look"(uint32_t *at) nogil
     void tell "dnsd_tell"(uint32_t *at, uint32_t to) nogil
-    uint32_t swap "dnsd_swap"(uint32_t *at, uint32_t to) nogil
+    uint32_t exchange "dnsd_exchange"(uint32_t *at, uint32_t to) nogil
     void *look_at "dnsd_look_at"(void **at) nogil
     void point "dnsd_point"(void **at, void *to) nogil
 

@@ -217,7 +217,7 @@ cdef void batch(Works *works, uint32_t lane, uint32_t number) noexcept nogil:
     ctx.count[K_M_BYTES_IN_UDP] += octets
     if replies:
         send(works, ctx, works.lane[lane].fd, replies, written)
-    if handed and not swap(&works.called, 1):
+    if handed and not exchange(&works.called, 1):
         eventfd_write(works.bell, 1)
 
 

@@ -8,6 +8,9 @@ grants, so until then nobody asks the guard, and from then on it is asked until 
 queries of each would go uncounted. A turn of a socket's loop that ends with the kernel's queue more than half full is
 overload: after each such turn it sheds one more kind of answer, after each other turn one less. (A queue that is only
 never empty is no overload: so it is where many wait for each answer before they ask again.)
+
+Where the compiled engine reads the sockets it does the same with its own numbers (`engine/sockets.pxi`), and what it
+passes on is answered in the state that it is in.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import mmap
 import time
 from collections.abc import Mapping, MutableSequence, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from dnsd import __version__
 from dnsd.context import Context, Desk
@@ -44,6 +47,17 @@ class Answering(NamedTuple):
     why: Sequence[str] = ()
 
 
+class Pacer(Protocol):
+    """Who receives all datagrams in this worker's place."""
+
+    @property
+    def pace(self) -> tuple[bool, int]:
+        """How strict it is, and how much it sheds."""
+
+    def tick(self) -> None:
+        """A quarter of a second has passed."""
+
+
 class Contexts:
     """One worker's contexts: `udp`, `tcp` and `tls`. `workers`: how many share the guard's table."""
 
@@ -55,7 +69,8 @@ class Contexts:
         self.tls = Context(count, tcp=True, node=node)
         self.tls.pad = True
         self.guard = _guard(answering)
-        self._free = _free(answering, workers)
+        self.engine: Pacer | None = None
+        self.free = _free(answering, workers)
         self._seen = 0
         self.ticks = 0
         everybody = {"0.0.0.0/0", "::/0"} <= set(answering.resolvers)
@@ -74,9 +89,12 @@ class Contexts:
 
     def arrived(self, number: int) -> None:
         """So many datagrams came in; called before they are answered."""
-        self._seen += number
-        if self.guard is not None and (self._seen > self._free or self.udp.strict):
-            self.udp.strict = True
+        if self.engine is not None:  # which has counted them
+            self.udp.strict, self.udp.shed = self.engine.pace
+        else:
+            self._seen += number
+            self.udp.strict = self.udp.strict or (self.guard is not None and self._seen > self.free)
+        if self.guard is not None and self.udp.strict:
             self.guard.tick(time.monotonic_ns())
 
     def begin(self, shed: int) -> None:
@@ -97,7 +115,9 @@ class Contexts:
     def tick(self) -> None:
         """A quarter of a second has passed."""
         self.ticks += 1
-        self.udp.strict = self.udp.shed > 0 or (self.guard is not None and self._seen > self._free)
+        if self.engine is not None:
+            self.engine.tick()
+        self.udp.strict = self.udp.shed > 0 or (self.guard is not None and self._seen > self.free)
         self._seen = 0
         if self._secrets is not None and self._secrets.reload_if_changed():
             self._take_secrets()

@@ -173,15 +173,11 @@ class Batched:
 
     def peer(self, at: int) -> Peer:
         """See `Channel`."""
-        name = bytes(self._names[at * self._name_size : (at + 1) * self._name_size])
-        if self._sock.family == socket.AF_INET:
-            return socket.inet_ntoa(name[4:8]), self.port(at)
-        flow, scope = int.from_bytes(name[4:8], "big"), int.from_bytes(name[24:28], sys.byteorder)
-        return socket.inet_ntop(socket.AF_INET6, name[8:24]), self.port(at), flow, scope
+        return peer_of(self._sock.family, bytes(self._names[at * self._name_size : (at + 1) * self._name_size]))
 
     def send_late(self, reply: bytes, peer: Peer) -> None:
         """See `Channel`."""
-        _send_one(self._sock, self._count, reply, peer)
+        send_one(self._sock, self._count, reply, peer)
 
     def _send_run(self, first: int, replies: Sequence[bytes]) -> None:
         data = b"".join(replies)
@@ -264,7 +260,7 @@ class Single:
         """See `Channel`."""
         for reply, address in zip(replies, self._addresses, strict=False):
             if reply:
-                _send_one(self._sock, self._count, reply, address)
+                send_one(self._sock, self._count, reply, address)
 
     def peer(self, at: int) -> Peer:
         """See `Channel`."""
@@ -273,10 +269,11 @@ class Single:
 
     def send_late(self, reply: bytes, peer: Peer) -> None:
         """See `Channel`."""
-        _send_one(self._sock, self._count, reply, peer)
+        send_one(self._sock, self._count, reply, peer)
 
 
-def _send_one(sock: socket.socket, count: memoryview, reply: bytes, peer: Any) -> None:
+def send_one(sock: socket.socket, count: memoryview, reply: bytes, peer: Any) -> None:
+    """Send one reply and count it; where the send buffer is full a moment is waited."""
     for attempt in range(2):
         try:
             sock.sendto(reply, socket.MSG_DONTWAIT, peer)
@@ -291,6 +288,15 @@ def _send_one(sock: socket.socket, count: memoryview, reply: bytes, peer: Any) -
             count[metrics.RESPONSES_UDP] += 1
             count[metrics.BYTES_OUT_UDP] += len(reply)
             return
+
+
+def peer_of(family: int, name: bytes) -> Peer:
+    """A socket address of the kernel's (struct sockaddr_in or sockaddr_in6) as the socket module takes it."""
+    port = int.from_bytes(name[2:4], "big")
+    if family == socket.AF_INET:
+        return socket.inet_ntoa(name[4:8]), port
+    flow, scope = int.from_bytes(name[4:8], "big"), int.from_bytes(name[24:28], sys.byteorder)
+    return socket.inet_ntop(socket.AF_INET6, name[8:24]), port, flow, scope
 
 
 def packed(host: str) -> bytes:

@@ -40,7 +40,7 @@ class Tap:
         chosen = self._chosen(len(replies))
         if chosen:
             batch = islice(channel.batch(), chosen.start, None, self.every)
-            self._hand(samples.UDP, channel.local, [
+            self.hand(samples.UDP, channel.local, [
                 Sample(Address(client, channel.port(at)), slot[:size], replies[at] or b"")
                 for at, (slot, size, (client,)) in zip(chosen, batch, strict=True)])
 
@@ -65,15 +65,10 @@ class Tap:
                 given += 1
             if i in chosen:
                 found.append(Sample(source, query, reply))
-        self._hand(kind, local, found)
+        self.hand(kind, local, found)
 
-    def _chosen(self, number: int) -> range:
-        """Which of the next `number` queries are taken."""
-        chosen = range(self._left, number, self.every)
-        self._left = chosen[-1] + self.every - number if chosen else self._left - number
-        return chosen
-
-    def _hand(self, transport: int, local: Address, found: list[Sample]) -> None:
+    def hand(self, transport: int, local: Address, found: list[Sample]) -> None:
+        """Hand over what was taken already, by `udp` or `stream` or by the compiled engine."""
         origin = Origin(self.every, self._slot, transport, time.time_ns(), local)
         packet: list[Sample] = []
         size = 0
@@ -84,6 +79,12 @@ class Tap:
                 packet, size = [], samples.size(sample)
             packet.append(sample)
         self._send(origin, packet)
+
+    def _chosen(self, number: int) -> range:
+        """Which of the next `number` queries are taken."""
+        chosen = range(self._left, number, self.every)
+        self._left = chosen[-1] + self.every - number if chosen else self._left - number
+        return chosen
 
     def _send(self, origin: Origin, packet: list[Sample]) -> None:
         try:

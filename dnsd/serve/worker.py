@@ -1,7 +1,7 @@
 """A worker process: its own sockets, the mapped image, control's feed; it answers, and connects to nothing.
 
-Lives here: start, ticking, draining, leaving. Does not live here: answering (`serve.udp`, `serve.stream`), what is
-served (`serve.images`), the sockets' making (`supervisor`).
+Lives here: start, ticking, draining, leaving. Does not live here: answering (`serve.udp`, `serve.stream`, or over UDP
+the compiled engine by `serve.engine`), what is served (`serve.images`), the sockets' making (`supervisor`).
 
 Everything comes by inheritance: descriptors and one JSON argument. Nobody is asked for permission to serve: with an
 image on disk a worker answers at once, control or not; without one it leaves queries in the kernel's queue until the
@@ -23,14 +23,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 from dnsd import metrics
 from dnsd.dns.prefixes import Prefixes
+from dnsd.engine import finding
 from dnsd.image import frames, layout
 from dnsd.image.reading import Image
 from dnsd.model import Stamp
-from dnsd.serve import mmsg
+from dnsd.serve import engine, mmsg
 from dnsd.serve.contexts import Answering
 from dnsd.serve.crowd import Crowd, Limits
 from dnsd.serve.images import Images
@@ -71,6 +73,8 @@ class Settings(NamedTuple):
     desk: int = -1
     tap: int = -1
     tap_every: int = 1000
+    engine: str = finding.AUTO
+    pin: bool = False
 
 
 def main(argument: str) -> int:
@@ -80,16 +84,24 @@ def main(argument: str) -> int:
         settings.answering["guard_key"] = int(sys.stdin.read())
     for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, meant for the supervisor
         signal.signal(number, signal.SIG_IGN)
+    if settings.pin:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[settings.slot % len(cores)]})
+    try:
+        door = finding.find(settings.engine).door
+    except finding.NoEngineError as error:
+        print(f"dnsd worker: {error}", file=sys.stderr, flush=True)
+        return 1
     gc.collect()
     gc.freeze()  # modules never become garbage; images do, so they are loaded after this
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(Worker(settings).run())
+        return runner.run(Worker(settings, door).run())
 
 
 class Worker:
-    """One process's state; `run` is its life."""
+    """One process's state; `run` is its life. `door` is the compiled engine, None: Python answers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, door: ModuleType | None) -> None:
         self._settings = settings
         with open(settings.stats, "r+b") as file:
             stats = memoryview(mmap.mmap(file.fileno(), 0))
@@ -104,6 +116,9 @@ class Worker:
         self._serving: Serving | None = None
         self._crowd = Crowd(Limits(**settings.limits))
         self._certificate: Certificate | None = None
+        self._door = door
+        self._engine_count = metrics.engine_counters(stats, settings.slot)
+        self._engine: engine.Engine | None = None
         self._listeners: list[Listener] = []
         self._servers: list[asyncio.Server] = []
         self._leaving = asyncio.Event()  # told to, or alone
@@ -128,6 +143,8 @@ class Worker:
         await self._leaving.wait()
         if not self._alone:
             await self._drain()
+        if self._engine:
+            self._engine.close()
         return 0
 
     async def _open(self, image: Image) -> None:
@@ -148,12 +165,20 @@ class Worker:
             doors += [(sock, SecureDoor(serving, self._crowd, self._certificate)) for sock in self._tls]
         for sock, door in doors:
             self._servers.append(await loop.create_server(door.connection, sock=sock, backlog=BACKLOG))
+        self._serving = serving
+        self._open_udp(serving)
+        self._changed()
+
+    def _open_udp(self, serving: Serving) -> None:
+        if self._door:
+            self._engine = engine.Engine(self._door, serving, self._udp, self._engine_count)
+            self._engine.start()
+            self._count[metrics.ENGINE] = 1
+            return
         for sock in self._udp:
             listener = Listener(mmsg.channel(sock, self._count), serving)
             self._listeners.append(listener)
-            loop.add_reader(sock, listener.readable)
-        self._serving = serving
-        self._changed()
+            asyncio.get_running_loop().add_reader(sock, listener.readable)
 
     # --- what happens from outside ---
 
@@ -191,6 +216,8 @@ class Worker:
         self._image_or_leaving.set()
         if self._serving:
             self._serving.image = image
+            if self._engine:
+                self._engine.publish()
             self._head[metrics.EPOCH], self._head[metrics.VERSION], self._head[metrics.NODE_SEQ] = image.stamp
             try:
                 self._feed.send(frames.encode(layout.F_ACK, image.stamp, image.stamp))
@@ -206,7 +233,7 @@ class Worker:
         head[metrics.STARTED_MS] = time.time_ns() // 1_000_000
         head[metrics.STARTS] += 1
         head[metrics.PID] = os.getpid()
-        self._count[metrics.TCP_OPEN] = self._count[metrics.TLS_OPEN] = 0
+        self._count[metrics.TCP_OPEN] = self._count[metrics.TLS_OPEN] = self._count[metrics.ENGINE] = 0
 
     def _tick(self, ticks: int = 0) -> None:
         """A few times a second: say that we live, look for stalls, enforce time limits, mend what failed."""
@@ -215,12 +242,13 @@ class Worker:
         if self._due and now - self._due > STALL_SECONDS:
             self._count[metrics.LOOP_STALLS] += 1
         self._due = now + TICK_SECONDS
-        self._head[metrics.BEAT_MS] = int(now * 1000)
         self._crowd.sweep()
         if self._certificate:
             self._certificate.reload_if_changed()
         if self._serving:
             self._serving.contexts.tick()
+        if self._engine is None or self._engine.tick():
+            self._head[metrics.BEAT_MS] = int(now * 1000)
         for i, sock in enumerate(self._udp):
             drops = _kernel_drops(sock)
             self._count[metrics.UDP_KERNEL_DROPS] += (drops - self._drops[i]) & 0xFFFFFFFF
@@ -243,6 +271,8 @@ class Worker:
         deadline = time.monotonic() + LEAVE_SECONDS
         while len(self._crowd) and time.monotonic() < deadline and not self._alone:
             await asyncio.sleep(0.01)
+        if self._engine:
+            await self._engine.drain()
         for listener in self._listeners:
             listener.readable()
 

@@ -14,8 +14,8 @@ from tests.node import DATA, Node, until
 from tests.oracle.ask import Question, ask
 
 ANONYMOUS_MIB = 40
-OURS = {"answer", "chase", "choose", "context", "cookiefile", "disk", "dns", "image", "metrics", "model", "odd",
-        "serve", "steer"}
+OURS = {"answer", "chase", "choose", "context", "cookiefile", "disk", "dns", "engine", "image", "metrics", "model",
+        "odd", "serve", "steer"}
 THEIRS = {"siphash24", "uvloop"}
 SPY = """\
 import atexit, os, sys

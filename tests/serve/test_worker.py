@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from dnsd import metrics, sockets
+from dnsd.engine import finding
 from dnsd.image import frames, layout
 from dnsd.model import Stamp
 from dnsd.serve.crowd import Limits
@@ -63,13 +64,14 @@ class Rig:
         self.client.connect(self.addresses[0])
         self.client.settimeout(5)
         self.process: subprocess.Popen[bytes] | None = None
+        self.more: dict[str, object] = {}
 
     def start(self, command: tuple[str, ...] = ("-m", "dnsd.serve.worker"), *more: str) -> subprocess.Popen[bytes]:
         settings = {
             "slot": 0, "node": "n1", "workers": 1, "state": str(self.state),
             "udp": [s.fileno() for s in self.bound.udp], "tcp": [s.fileno() for s in self.bound.tcp],
             "feed": self.workers_end.fileno(), "lifeline": self.lifeline, "stats": str(self.state / "stats"),
-            "limits": Limits()._asdict(), "answering": {},
+            "limits": Limits()._asdict(), "answering": {}, **self.more,
         }
         self.process = subprocess.Popen(
             [sys.executable, *command, json.dumps(settings), *more], cwd=ROOT,
@@ -93,6 +95,10 @@ class Rig:
 
     def head(self, field: int) -> int:
         return metrics.head(self.stats, 0)[field]
+
+    def counted(self, slot: int) -> int:
+        """By the worker and its engine together."""
+        return metrics.counters(self.stats, 0)[slot] + metrics.engine_counters(self.stats, 0)[slot]
 
     def close(self) -> None:
         if self.process and self.process.poll() is None:
@@ -120,7 +126,15 @@ def rig(empty: Rig) -> Rig:
     return empty
 
 
-def test_it_answers_follows_and_leaves(rig: Rig) -> None:
+@pytest.fixture(params=[finding.REQUIRE, finding.PYTHON])
+def either(rig: Rig, request: pytest.FixtureRequest) -> Rig:
+    """With the compiled engine, and without."""
+    rig.more["engine"] = request.param
+    return rig
+
+
+def test_it_answers_follows_and_leaves(either: Rig) -> None:
+    rig = either
     process = rig.start()
     assert rig.acknowledged() == FIRST
     reply = rig.ask()
@@ -133,7 +147,10 @@ def test_it_answers_follows_and_leaves(rig: Rig) -> None:
     assert rig.send(frames.encode(layout.F_RECORDS, Stamp(7, 4, 0), Stamp(7, 3, 0), samples.delta(4))).version == 5
     assert samples.nsid(rig.ask()).endswith(".5.0")
     assert (rig.head(metrics.PID), rig.head(metrics.EPOCH), rig.head(metrics.VERSION)) == (process.pid, 7, 5)
-    assert metrics.counters(rig.stats, 0)[metrics.QUERIES_UDP] == 3
+    assert rig.counted(metrics.QUERIES_UDP) == 3
+    compiled = rig.more["engine"] == finding.REQUIRE
+    assert rig.counted(metrics.ENGINE) == compiled
+    assert metrics.engine_counters(rig.stats, 0)[metrics.RESPONSES_UDP] == 3 * compiled
     process.terminate()
     assert process.wait(5) == 0
 
@@ -170,7 +187,8 @@ def test_the_lifelines_end_is_its_end(rig: Rig) -> None:
     assert process.wait(5) == 0
 
 
-def test_draining_answers_what_waits_and_closes_connections(rig: Rig) -> None:
+def test_draining_answers_what_waits_and_closes_connections(either: Rig) -> None:
+    rig = either
     process = rig.start()
     rig.acknowledged()
     with socket.create_connection(rig.addresses[0], timeout=5) as stream:
@@ -184,6 +202,34 @@ def test_draining_answers_what_waits_and_closes_connections(rig: Rig) -> None:
         assert stream.recv(10) == b""
     for _ in range(100):
         assert samples.addresses(rig.client.recv(4096)) == ["192.0.2.80"]
+
+
+def test_the_lifelines_end_under_a_flood_is_its_end_too(either: Rig) -> None:
+    process = either.start()
+    either.acknowledged()
+    deadline = time.monotonic() + 5
+    os.close(either.lifeline_end)
+    either.lifeline_end = -1
+    while process.poll() is None and time.monotonic() < deadline:
+        either.client.send(samples.query("www.demo.example"))
+    assert process.wait(1) == 0
+
+
+def test_it_keeps_to_its_core_where_it_is_told_to(rig: Rig) -> None:
+    rig.more["pin"] = True
+    process = rig.start()
+    rig.acknowledged()
+    rig.ask()
+    tasks = [int(task.name) for task in Path(f"/proc/{process.pid}/task").iterdir()]
+    assert len(tasks) >= 2, "the engine has a thread"
+    assert {frozenset(os.sched_getaffinity(task)) for task in tasks} == {
+        frozenset(sorted(os.sched_getaffinity(0))[:1])}
+
+
+def test_an_engine_that_is_required_and_missing_is_an_end(rig: Rig) -> None:
+    rig.more["engine"] = finding.REQUIRE
+    process = rig.start(("-c", PLAIN.replace("uvloop", "dnsd.engine.door")))
+    assert process.wait(10) == 1
 
 
 def test_signals_of_the_terminal_are_not_for_it(rig: Rig) -> None:
@@ -205,8 +251,8 @@ def test_it_loads_nothing_foreign(rig: Rig, tmp_path: Path) -> None:
     assert not loaded & set(NEVER_IN_A_WORKER)
     ours = {name for name in loaded if name.startswith("dnsd.")}
     assert {name.split(".")[1] for name in ours} == {
-        "answer", "chase", "choose", "context", "cookiefile", "disk", "dns", "image", "metrics", "model", "odd",
-        "serve", "steer"}
+        "answer", "chase", "choose", "context", "cookiefile", "disk", "dns", "engine", "image", "metrics", "model",
+        "odd", "serve", "steer"}
     known = set(sys.stdlib_module_names) | {
         "dnsd", "uvloop", "siphash24", "cython_runtime", "sitecustomize", "usercustomize"}
     assert not [name for name in loaded if name.split(".")[0] not in known and not name.startswith("_")]
@@ -238,9 +284,8 @@ def test_it_beats_and_counts_kernel_drops(rig: Rig) -> None:
     for _ in range(200):
         rig.client.send(samples.query("www.demo.example"))
     os.kill(process.pid, signal.SIGCONT)
-    count = metrics.counters(rig.stats, 0)
-    until(lambda: count[metrics.UDP_KERNEL_DROPS] > 100, 5, "drops counted")
-    assert count[metrics.UDP_KERNEL_DROPS] + count[metrics.QUERIES_UDP] == 200
+    until(lambda: rig.counted(metrics.UDP_KERNEL_DROPS) > 100, 5, "drops counted")
+    until(lambda: rig.counted(metrics.UDP_KERNEL_DROPS) + rig.counted(metrics.QUERIES_UDP) == 200, 5, "all")
 
 
 def test_a_second_start_goes_on_counting(rig: Rig) -> None:
@@ -249,7 +294,7 @@ def test_a_second_start_goes_on_counting(rig: Rig) -> None:
         rig.acknowledged()
         rig.ask()
         assert rig.head(metrics.STARTS) == starts
-        assert metrics.counters(rig.stats, 0)[metrics.QUERIES_UDP] == starts
+        assert rig.counted(metrics.QUERIES_UDP) == starts
         process.kill()
         process.wait()
 
