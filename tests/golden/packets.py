@@ -78,24 +78,29 @@ class Case(NamedTuple):
 
 def door() -> Door:
     """The standard services beside four that a map of three sites tells apart."""
+    told = services()
+    rows = [[(0, 0)] * 3, [(0, 24), (5, 16), (13, 0)], [(13, 0), (5, 1), (0, 16)]]
+    runs4 = [(0, 0), (v4("10.0.0.0"), 1), (v4("10.0.6.0"), 2), (v4("10.2.0.0"), 0)]
+    runs6 = [(0, 0), (v6("2400::"), 1), (v6("2400:0:0:600::"), 2), (v6("2401::"), 0)]
+    zones = [zone("example.com", EXAMPLE + "alweb CNAME web\n"), zone("nested.example.com", "www A 192.0.2.50\n"),
+             zone("far.away.nested2.example.com", ""), zone("example.org", "www A 192.0.2.60\n")]
+    built = compiler.build(zones, told, [MapView(0, "map", ("s0", "s1", "s2"))], STAMP, 0)
+    held = Image(built.data)
+    fine = [(0xC0000235, 0xC0000235, 2)]
+    held.set_map(0, MapTable(table_bytes(3, rows, runs4, runs6, fine)))
+    return Door(held)
+
+
+def services() -> list[ServiceView]:
+    """The services: standard ones, then those of three sites."""
     three = [endpoint(20, "s0"), endpoint(21, "s1"), endpoint(22, "s2"), endpoint(23, "s2", weight=300)]
-    services = [
+    return [
         *standard_services(), service("geo.example.com", *three),
         service("region.example.com", *three, policy=Policy(fence=Fence.REGION, take=2), fallback=["203.0.113.7"]),
         service("sticky.example.com", *three, policy=Policy(split4=20, split6=40)),
         web("web.example.com", *three), web("rest.example.com", last_good=["203.0.113.8"]),
         web("both.example.com", *three, policy=Policy(take=2), panic=True),
     ]
-    rows = [[(0, 0)] * 3, [(0, 24), (5, 16), (13, 0)], [(13, 0), (5, 1), (0, 16)]]
-    runs4 = [(0, 0), (v4("10.0.0.0"), 1), (v4("10.0.6.0"), 2), (v4("10.2.0.0"), 0)]
-    runs6 = [(0, 0), (v6("2400::"), 1), (v6("2400:0:0:600::"), 2), (v6("2401::"), 0)]
-    zones = [zone("example.com", EXAMPLE + "alweb CNAME web\n"), zone("nested.example.com", "www A 192.0.2.50\n"),
-             zone("far.away.nested2.example.com", ""), zone("example.org", "www A 192.0.2.60\n")]
-    built = compiler.build(zones, services, [MapView(0, "map", ("s0", "s1", "s2"))], STAMP, 0)
-    held = Image(built.data)
-    fine = [(0xC0000235, 0xC0000235, 2)]
-    held.set_map(0, MapTable(table_bytes(3, rows, runs4, runs6, fine)))
-    return Door(held)
 
 
 def web(owner: str, *live: EndpointView, **more: Any) -> ServiceView:
