@@ -46,23 +46,23 @@ def pxi() -> str:
         "DRAW_COST": draw.COST,
         "SHED_AT": [answer.LEAST_USEFUL.get(kind, 99) for kind in range(metrics.SLOTS)],
         "GUARD_KIND": [answer.GUARD_KINDS.get(kind, 0) for kind in range(metrics.SLOTS)],
-        "CRC32": [crc32(bytes([i])) ^ crc32(b"\0") for i in range(256)],
+        "CRC32": _crc_tables(),
     }
     lines = ["# Made by dnsd.engine.constants: change what it reads, not this.", "cdef extern from *:", '    """']
     lines += [f"    #define K_{name} {_literal(value)}" for name, value in numbers]
     for name, blob in _BLOBS.items():
         lines.append(f"    static const unsigned char B_{name}[] = {{{', '.join(map(str, blob))}}};")
         lines.append(f"    #define B_{name}_SIZE {len(blob)}")
-    for name, table in tables.items():
-        kind = "unsigned long long" if max(table) >> 32 else "unsigned int"
-        lines.append(f"    static const {kind} T_{name}[] = {{{', '.join(map(_literal, table))}}};")
+    for name, values in tables.items():
+        kind = "unsigned long long" if max(values) >> 32 else "unsigned int"
+        lines.append(f"    static const {kind} T_{name}[] = {{{', '.join(map(_literal, values))}}};")
     lines.append('    """')
     lines += [f"    const {_c_type(value)} K_{name}" for name, value in numbers]
     lines += [f"    const unsigned char B_{name}[{len(blob)}]" for name, blob in _BLOBS.items()]
     lines += [f"    const int B_{name}_SIZE" for name in _BLOBS]
     lines += [
-        f"    const unsigned {'long long' if max(table) >> 32 else 'int'} T_{name}[{len(table)}]"
-        for name, table in tables.items()]
+        f"    const unsigned {'long long' if max(values) >> 32 else 'int'} T_{name}[{len(values)}]"
+        for name, values in tables.items()]
     text = "\n".join(lines) + "\n"
     told = crc32(text.encode())
     return f'{text}\ndef digest():\n    """Which numbers this was compiled with."""\n    return {told}\n'
@@ -93,6 +93,14 @@ def _numbers() -> Iterator[tuple[str, int]]:
         ("GUARD_UNIT_NS", guard.UNIT_NS), ("GUARD_KINDS", guard.KINDS), ("GUARD_RAISED", guard.RAISED),
         ("GUARD_TIME", guard.TIME), ("GUARD_AHEAD", guard.AHEAD),
     )
+
+
+def _crc_tables() -> list[int]:
+    """For each octet what it does to a CRC-32 as the last, the one before that, … of eight taken in at once."""
+    tables = [[crc32(bytes([i])) ^ crc32(b"\0") for i in range(256)]]
+    for _ in range(7):
+        tables.append([value >> 8 ^ tables[0][value & 0xFF] for value in tables[-1]])
+    return [value for table in tables for value in table]
 
 
 def _literal(value: int) -> str:
