@@ -43,6 +43,7 @@ from dnsd.registry.models import Endpoint, Service
 from dnsd.registry.store import Registry
 
 RELOAD_S: Final = 10.0
+WORKERS_S: Final = 2.0  # how long a reload waits for workers to serve it; one that is away will when it comes
 WHY_SHARE, WHY_BURST_S = 0.1, 0.25
 LISTED: Final = 100
 _log = logging.getLogger("dnsd.control")
@@ -214,6 +215,8 @@ class Control:
                 self.publisher.mark(structure="zones")
                 return faults
             await self.clock.sleep(0.005)
+        stamp = self.publisher.live.stamp
+        await self.feeds.wait(lambda: self.feeds.serve(stamp), WORKERS_S)
         return []
 
     def _zones(self) -> list[dict[str, Any]]:

@@ -78,6 +78,10 @@ class Feeds:
         """Whether every worker serves at least this version of this epoch."""
         return all(f.stamp is not None and f.stamp.epoch == epoch and f.stamp.version >= version for f in self.feeds)
 
+    def serve(self, stamp: Stamp) -> bool:
+        """Whether every worker serves that state, or a later one of its epoch."""
+        return all(f.stamp is not None and f.stamp.epoch == stamp.epoch and f.stamp >= stamp for f in self.feeds)
+
     async def wait(self, reached: Callable[[], bool], timeout: float) -> bool:
         """True as soon as `reached()` holds after an acknowledgement; False when `timeout` seconds have passed."""
         changed = asyncio.Event()

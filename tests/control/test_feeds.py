@@ -98,6 +98,15 @@ async def test_acknowledgements(ends: Ends) -> None:
     assert [(s["slot"], s["version"], s["behind"]) for s in ends.feeds.status()] == [(0, 6, False), (1, 5, False)]
 
 
+async def test_serving_is_of_one_epoch(ends: Ends) -> None:
+    assert not ends.feeds.serve(Stamp(2, 0, 0))
+    for slot, stamp in enumerate(((2, 5, 3), (2, 6, 0))):
+        ends.ack(slot, *stamp)
+    await turns()
+    assert all(ends.feeds.serve(Stamp(2, *at)) for at in ((5, 2), (5, 3), (4, 9)))
+    assert not any(ends.feeds.serve(Stamp(*at)) for at in ((2, 5, 4), (2, 6, 0), (1, 5, 0), (3, 0, 0)))
+
+
 async def test_a_worker_without_an_image_says_so(ends: Ends) -> None:
     ends.ack(0, 1, 5, 0)
     ends.ack(1, 1, 5, 0)
