@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz bench lock clean
+.PHONY: help run test lint unit e2e asan fuzz bench lock clean
 # What the engine is compiled from: its own parts, and the Python whose numbers it has in common.
 ENGINE := setup.py $(wildcard dnsd/engine/*.p* dnsd/*.py dnsd/dns/*.py dnsd/image/*.py dnsd/steer/*.py)
 BUILD := $(BIN)/python setup.py --quiet build_ext --inplace
@@ -31,6 +31,9 @@ unit: $(VENV)/.required
 e2e: $(VENV)/.required
 	$(BIN)/pytest -q -n $(CORES) --dist worksteal -m e2e --ignore=tests/hostile
 	$(BIN)/pytest -q -m e2e tests/hostile
+
+asan: $(VENV)/.dev  ## the engine's tests with the address and undefined behaviour sanitizers
+	scripts/asan $(BIN)
 
 fuzz: $(VENV)/.required  ## hostile input for FUZZ_SECONDS (60) at each target, or: make fuzz TARGETS=respond
 	$(BIN)/python -m fuzz.run $(TARGETS)
