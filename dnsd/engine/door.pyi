@@ -21,6 +21,7 @@ class Door:
     strict: bool
     shed: int
     guard_now: int
+    keepalive: int
     def __init__(
         self, count: memoryview, *, tcp: bool = False, limit: int = 1232, keepalive: int = -1, pad: bool = False,
     ) -> None: ...

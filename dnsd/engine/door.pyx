@@ -94,6 +94,15 @@ cdef class Door:
         self.ctx.shed = value
 
     @property
+    def keepalive(self):
+        """See `context.Context.keepalive`."""
+        return self.ctx.keepalive
+
+    @keepalive.setter
+    def keepalive(self, int value):
+        self.ctx.keepalive = value
+
+    @property
     def guard_now(self):
         """The guard's time, see `dns.guard.Guard.now`."""
         return self.ctx.guard.now

@@ -53,6 +53,7 @@ class Engine:
         self._channels = [Passed(sock, self._loop, lane, serving.count) for lane, sock in enumerate(socks)]
         self._listeners = [Listener(channel, serving) for channel in self._channels]
         self._door: Door | None = None
+        self._doors: dict[bool, Door] = {}
         self._made_for: object = None  # the cookies the door has
         self._sight: Sight | None = None
         self._image: Image | None = None
@@ -78,6 +79,8 @@ class Engine:
             return
         if self._door is None or self._made_for is not context.cookies:
             self._door, self._made_for = _door(self._module, context, self._count), context.cookies
+            self._doors = {other.pad: _door(self._module, other, self._serving.count) for other in (
+                self._serving.tcp, self._serving.tls)}
         try:
             self._sight = self._seen(image, context.identity(image.stamp))
         except (ValueError, MemoryError) as error:
@@ -87,6 +90,14 @@ class Engine:
                 print(f"dnsd worker: the engine cannot use the image, Python answers: {error}",
                       file=sys.stderr, flush=True)
         self._loop.publish(self._sight, self._door)
+
+    def stream(self, context: Context) -> tuple[Door, Sight] | None:
+        """What answers in a stream's context; None while the engine cannot use the image."""
+        if self._sight is None:
+            return None
+        door = self._doors[context.pad]
+        door.keepalive = context.keepalive
+        return door, self._sight
 
     def tick(self) -> bool:
         """A quarter of a second has passed; whether the thread goes on. One that does not is stuck for good."""

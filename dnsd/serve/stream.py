@@ -19,12 +19,14 @@ from dnsd import metrics
 from dnsd.answer import respond
 from dnsd.context import DESK, Context
 from dnsd.dns.prefixes import Prefixes
+from dnsd.image.reading import Image
 from dnsd.serve import proxy
 from dnsd.serve.crowd import Crowd, Member, prefix_of
 from dnsd.serve.mmsg import packed
 from dnsd.serve.udp import Serving
 
 TURN: Final = 256  # queries answered before other connections get their turn
+_PASSED: Final = 0  # what the engine gives for a query that is not its to answer is a whole number
 WRITE_AT: Final = 32 * 1024  # octets of answers gathered before they are handed to the kernel
 
 
@@ -227,6 +229,7 @@ class Connection(asyncio.Protocol, Member):
         serving, context = door.serving, door.context
         context.keepalive = door.crowd.keepalive
         image, now = serving.image, int(time.time())
+        fast = serving.engine.stream(context) if serving.engine is not None else None
         out: list[bytes] = []
         at = number = gathered = 0
         more = malformed = False
@@ -240,12 +243,9 @@ class Connection(asyncio.Protocol, Member):
             if end - at < 14:  # no header: nothing to answer to, and nothing to keep in step with
                 malformed = True
                 break
-            try:
-                reply = respond(data[at + 2 : end], client, image, now, context)
-            except Exception:
-                reply = serving.failed(data[at + 2 : end])
-            if reply == DESK and serving.desk is not None:
-                reply = serving.desk.stream(self, data[at + 2 : end])
+            packet = data[at + 2 : end]
+            found = fast[0].answer(packet, client, now, fast[1]) if fast else _PASSED
+            reply = self._respond(packet, image, now) if isinstance(found, int) else found
             at = end
             number += 1
             if reply:
@@ -263,6 +263,15 @@ class Connection(asyncio.Protocol, Member):
         elif self._queries >= door.crowd.limits.queries:
             self._reason, self._pending, more = self._reason or "queries", b"", False
         return more
+
+    def _respond(self, packet: bytes, image: Image, now: int) -> bytes | None:
+        """Python's answer, or the desk's, which may come later."""
+        serving = self._door.serving
+        try:
+            reply = respond(packet, self.client, image, now, self._door.context)
+        except Exception:
+            return serving.failed(packet)
+        return serving.desk.stream(self, packet) if reply == DESK and serving.desk is not None else reply
 
     def _account(self, queries: int, octets: int, answers: int, gathered: int) -> None:
         self._queries += queries

@@ -172,6 +172,7 @@ class Worker:
     def _open_udp(self, serving: Serving) -> None:
         if self._door:
             self._engine = engine.Engine(self._door, serving, self._udp, self._engine_count)
+            serving.engine = self._engine
             self._engine.start()
             self._count[metrics.ENGINE] = 1
             return
