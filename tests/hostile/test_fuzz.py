@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -37,4 +38,6 @@ def test_new_inputs(name: str) -> None:
         [sys.executable, "-m", "fuzz.run", "--runs", str(RUNS.get(name, OTHERS)), name], cwd=run.ROOT,
         capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{RUNS.get(name, OTHERS)} inputs" in done.stdout
+    tried = re.search(r": (\d+) inputs", done.stdout)
+    assert tried, done.stdout
+    assert int(tried[1]) >= RUNS.get(name, OTHERS)  # a few more where libFuzzer was in the middle of something
