@@ -97,14 +97,14 @@ cdef inline uint64_t siphash(const uint64_t *key, const uint8_t *data, uint32_t 
     return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
-# The secrets, the active one first. With the GIL.
+# The secrets, the active one first; all or none. With the GIL.
 cdef fill_cookies(Ctx *ctx, secrets):
     cdef const uint8_t[::1] secret
     if len(secrets) > COOKIE_MAKERS:
         raise ValueError(f"{len(secrets)} secrets, {COOKIE_MAKERS} at most")
+    if any(len(each) != 16 for each in secrets):
+        raise ValueError("a secret has 16 octets")
     for i in range(len(secrets)):
         secret = secrets[i]
-        if secret.shape[0] != 16:
-            raise ValueError("a secret has 16 octets")
         ctx.secret[i][0], ctx.secret[i][1] = le64(&secret[0]), le64(&secret[8])
     ctx.secrets = len(secrets)

@@ -134,6 +134,8 @@ cdef fill_guard(Buckets *guard, parts):
         return
     table, slipped = parts.table, parts.slipped
     guard.mask, guard.key = parts.mask, parts.key
+    if guard.mask & 1 == 0 or <uint64_t>table.shape[0] != guard.mask + 1 or slipped.shape[0] == 0:
+        raise ValueError("not a guard's table")
     for i in range(16):
         guard.cost[i], guard.most[i] = parts.costs[i], parts.mosts[i]
     fill_ranges(&guard.exempt, parts.exempt)
