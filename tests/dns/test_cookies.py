@@ -116,6 +116,7 @@ def test_a_secret_is_rolled_over_without_a_cookie_lost() -> None:
        st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16), st.integers(0, 2**33))
 def test_what_is_made_is_believed(secrets: list[bytes], asker: bytes, client: bytes, now: int) -> None:
     cookies = Cookies(secrets)
+    assert cookies.secrets == tuple(secrets)
     valid, back = cookies.answer(asker, client, now)
     assert not valid
     assert (len(back), back[:8]) == (24, asker)

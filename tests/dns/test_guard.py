@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd.dns.guard import KINDS, UNIT_NS, Guard
+from dnsd.dns.guard import KINDS, PACES, RAISED, UNIT_NS, Guard
 from dnsd.dns.prefixes import Prefixes
 from tests.node import ROOT
 
@@ -246,6 +246,30 @@ def test_a_table_is_a_power_of_two(size: int) -> None:
 def test_every_second_slips() -> None:
     it = guard()
     assert [it.slip() for _ in range(6)] == [False, True, False, True, False, True]
+    shared = it.flat().slipped
+    shared[0] ^= 1  # the engine's turn
+    assert [it.slip() for _ in range(2)] == [True, False]
+    assert shared == it.flat().slipped == b"\0"
+
+
+@pytest.mark.parametrize(("exempt", "raised", "apart"), [
+    ((), (), (False, False, False)), (("127.0.0.0/8", "2001:db8::/56"), (), (False, False, True)),
+    (("192.0.2.0/25",), (), (True, False, True)), (("2001:db8::/57",), (), (False, True, True)),
+    ((), ("10.0.0.0/8",), (True, True, False))])
+def test_what_a_compiled_engine_takes_over(
+        exempt: tuple[str, ...], raised: tuple[str, ...], apart: tuple[bool, bool, bool]) -> None:
+    table = array("Q", bytes(8 * SIZE))
+    parts = guard(table=table, exempt=exempt, raised=raised, key=(1 << 64) - 1).flat()
+    assert parts.table is table
+    assert (parts.mask, parts.key) == (SIZE - 1, hash((1 << 64) - 1))
+    assert (parts.apart4, parts.apart6, parts.some_exempt) == apart
+    assert (parts.exempt, parts.raised) == (Prefixes(exempt).ranges(), Prefixes(raised).ranges())
+    assert len(parts.costs) == len(parts.mosts) == PACES
+    second = SECOND // UNIT_NS
+    for kind, rate in ((0, 10), (KINDS - 1, 5), (RAISED, 200), (RAISED + KINDS - 1, 100)):
+        assert second <= parts.costs[kind] * rate < second + rate
+        assert parts.mosts[kind] == parts.costs[kind] * rate
+    assert set(parts.costs[KINDS:RAISED] + parts.mosts[RAISED + KINDS :]) == {0}
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4), st.integers(0, 2**64 - 1), st.integers(0, 2 * WRAP))

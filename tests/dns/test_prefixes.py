@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -58,3 +59,27 @@ def test_as_ipaddress_says(texts: list[str], data: st.DataObject) -> None:
     (["2001:db8::/56", "192.0.2.1"], (32, 56)), (["::1", "127.0.0.0/8"], (8, 128))])
 def test_longest(texts: list[str], longest: tuple[int, int]) -> None:
     assert Prefixes(texts).longest() == longest
+
+
+@pytest.mark.parametrize(("texts", "v4", "v6"), [
+    ([], [], []),
+    (["0.0.0.0/0", "10.0.0.0/8"], [(0, 2**32 - 1)], []),
+    (["11.0.0.0/8", "10.0.0.0/8", "10.1.0.0/16"], [(10 << 24, (12 << 24) - 1)], []),
+    (["192.0.2.7", "192.0.2.9", "::/0"], [(0xC0000207, 0xC0000207), (0xC0000209, 0xC0000209)], [(0, 2**128 - 1)]),
+    (["255.255.255.255", "0.0.0.0", "::", "::1"], [(0, 0), (2**32 - 1, 2**32 - 1)], [(0, 1)]),
+])
+def test_ranges(texts: list[str], v4: list[tuple[int, int]], v6: list[tuple[int, int]]) -> None:
+    assert Prefixes(texts).ranges() == (v4, v6)
+
+
+@given(st.lists(_networks(32, IPv4Network) | _networks(128, IPv6Network), max_size=8), st.data())
+def test_ranges_say_the_same_in_order_and_as_few_as_can_be(texts: list[str], data: st.DataObject) -> None:
+    prefixes = Prefixes(texts)
+    for bits, ranges in zip((32, 128), prefixes.ranges(), strict=True):
+        assert all(first <= last for first, last in ranges)
+        assert all(before[1] + 1 < behind[0] for before, behind in pairwise(ranges))
+        near = {0, (1 << bits) - 1}.union(*({first - 1, first, last, last + 1} for first, last in ranges))
+        for address in near | data.draw(st.sets(st.integers(0, (1 << bits) - 1), max_size=3)):
+            if 0 <= address < 1 << bits:
+                within = any(first <= address <= last for first, last in ranges)
+                assert (address.to_bytes(bits // 8, "big") in prefixes) == within
