@@ -1,11 +1,9 @@
-"""The servers that are compared: starting them, keeping them on their CPU, reading what CPU time they used.
+"""What all measured servers have in common: a process on its CPU, the CPU time it used, the doors it answers at.
 
-Lives here: dnsd, gdnsd and the limit responder as processes. Does not live here: load (`workloads`), rounds
-(`compare`).
+Lives here: `Server`, starting and ending processes, keeping them on their CPU, the limit responder, our C programs.
+Does not live here: dnsd (`nodes`), other servers (`peers`), load (`workloads`), rounds (`compare`).
 
-All servers stand on CPU 1 and wait; only one at a time is asked. dnsd is a whole `dnsd serve` with one worker: the
-worker is measured; its control process and store share CPU 0 with the load generator, so they cost dnsd nothing but
-they do not help it either.
+All servers stand on CPU 1 and wait; only one at a time is asked, from CPU 0.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -26,159 +24,147 @@ sys.path.insert(0, str(ROOT))
 
 import workloads  # noqa: E402
 
-from tests.node import Node, free_port, write_config  # noqa: E402
+from tests.node import Node, free_port, write_config  # noqa: E402, F401
 
 SERVER_CPU: Final = 1
 CLIENT_CPU: Final = 0
-PROGRAMS: Final = ("udpblast", "udplimit", "tcpblast")
+BUILT: Final = ROOT / "build" / "bench"
+_PROGRAMS: Final = ("udpblast", "udplimit", "tcpblast")
+_MORE: Final = {16: ("W1", "W2", "W3", "W4"), 51: ("W5",), 32: ("W7", "W8")}
+"""How many octets an answer has more than its query: a record of an address; SOA; the record and a server cookie."""
+_PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
+class Missing(Exception):
+    """A server that is not installed, or cannot be measured here; says why."""
+
+
+class Door(NamedTuple):
+    """Where a server answers a workload, and the processes whose CPU time counts for it."""
+
+    port: int
+    pids: tuple[int, ...]
 
 
 class Server(NamedTuple):
-    """A running server; `pid` is the process whose CPU time counts, `checked` whether its answers mean anything."""
+    """A running server. `doors` by workload: what is not there it cannot do. `checked`: whether its answers mean
+    anything. `by_country`: whether it chooses by country, not by distance."""
 
     name: str
-    port: int
-    pid: int
     version: str
+    doors: Mapping[str, Door]
     checked: bool = True
+    by_country: bool = False
 
 
-def compile_programs(folder: Path) -> None:
+def doors(names: Iterable[str], port: int, *pids: int) -> dict[str, Door]:
+    """The same door for several workloads."""
+    return dict.fromkeys(names, Door(port, pids))
+
+
+def compile_programs(folder: Path = BUILT) -> None:
     """Compiles the C programs into a folder, those that are older than their source."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in PROGRAMS:
+    for name in _PROGRAMS:
         source, program = ROOT / "bench" / f"{name}.c", folder / name
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
             subprocess.run(["cc", "-O2", "-o", program, source], check=True)
 
 
-def cpu_ns(pid: int) -> int:
-    """Nanoseconds that a process's threads have run, from the scheduler's own account."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):
-            total += int((task / "schedstat").read_text().split()[0])
-    return total
+def find(program: str) -> str:
+    """The path of a program; Missing when it is not installed."""
+    path = shutil.which(program, path=_PATH)
+    if path is None:
+        raise Missing(f"{program} is not installed")
+    return path
+
+
+def said(*command: str) -> str:
+    """What a program prints, wherever it prints it."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def cpu_ns(*pids: int) -> int:
+    """Nanoseconds that processes have run, with threads that have ended: their clocks (clock_getcpuclockid(3)), which
+    are the scheduler's own account, as is /proc/PID/task/*/schedstat."""
+    return sum(time.clock_gettime_ns(~pid << 3 | 2) for pid in pids)
+
+
+def anonymous_mib(pid: int) -> float:
+    """MiB of a process's memory that no file is behind, and that it shares with nobody who was forked from it."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
 
 
 def pin(pid: int, cpu: int) -> None:
     """Keeps a process and its threads on a CPU, and ahead of other work on the machine where that is allowed.
 
-    A session is a scheduler group of its own, within which niceness counts; the group has a niceness too.
+    A session is a scheduler group of its own, within which niceness counts; the group has a niceness too. Threads are
+    moved one by one, for knotd has put its own on a CPU already.
     """
     for task in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), {cpu})
-        with suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, int(task.name), -12)
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), {cpu})
+            with suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, int(task.name), -12)
     with suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text("-12")
 
 
-@contextmanager
-def dnsd(folder: Path) -> Iterator[Server]:
-    """A node with the bench zone and fleet, one worker, plain Python; no rate limits, as the others have none."""
-    config = write_config(folder, folder / "atlas", workers=1, zones={workloads.ZONE: workloads.zone_text()},
-                          more="[rate]\nanswers = 0\n")
-    node = Node(config, env={"DNSD_ENGINE": "python"})
-    node.cli("data", "build")
-    try:
-        node.start()
-        node.apply(workloads.fleet(), 60)
-        settled(node)
-        worker = node.children("serve.worker")[0]
-        assert node.process is not None
-        for pid in [node.process.pid, *node.children()]:
-            pin(pid, SERVER_CPU if pid == worker else CLIENT_CPU)
-        yield Server("dnsd", node.port, worker, node.cli("version").stdout.strip())
-    finally:
-        node.stop()
-
-
-def settled(node: Node, seconds: float = 60) -> None:
-    """Waits until the fleet's own map is derived and served; until then map 0 answers, finer but as right."""
-    deadline = time.monotonic() + seconds
-    last, since = "", time.monotonic()
-    while time.monotonic() < deadline:
-        now = str(node.api("GET", "/v1/status").body.get("maps"))
-        if now != last:
-            last, since = now, time.monotonic()
-        if time.monotonic() - since > 6:  # maps are derived at most once in five seconds
-            return
-        time.sleep(0.2)
+def children(pid: int) -> list[int]:
+    """All processes below one."""
+    below = [int(child) for task in Path(f"/proc/{pid}/task").iterdir()
+             for child in (task / "children").read_text().split()]
+    return below + [one for child in below for one in children(child)]
 
 
 @contextmanager
-def gdnsd(folder: Path) -> Iterator[Server]:
-    """gdnsd with the same zone, the same sixteen places (nearest by distance) and the same location data."""
-    port = free_port()
-    for name in ("zones", "run", "state"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    places = workloads.sites()
-    (folder / "config").write_text(f"""
-options => {{
-  listen => {{ 127.0.0.1:{port} => {{ udp_threads => 1, tcp_threads => 1 }} }}
-  run_dir => {folder}/run, state_dir => {folder}/state
-}}
-plugins => {{ geoip => {{
-  maps => {{ bench => {{
-    geoip2_db => {workloads.GEO}
-    datacenters => [{", ".join(s.id for s in places)}]
-    auto_dc_coords => {{ {", ".join(f"{s.id} => [{s.latitude}, {s.longitude}]" for s in places)} }}
-  }} }}
-  resources => {{ geo => {{
-    map => bench, service_types => up, dcmap => {{ {", ".join(f"{s.id} => {s.address}" for s in places)} }}
-  }} }}
-}} }}
-""", encoding="utf-8")
-    (folder / "zones" / workloads.ZONE).write_text(workloads.zone_text() + "geo 8 DYNA geoip!geo\n", encoding="utf-8")
-    program = shutil.which("gdnsd", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if program is None:
-        raise SystemExit("gdnsd is not installed")
-    usage = subprocess.run([program, "-h"], capture_output=True, text=True, check=False)
-    with _process([program, "-c", str(folder), "start"], folder / "log") as pid:
-        _wait_for(port, folder / "log")
-        pin(pid, SERVER_CPU)
-        yield Server("gdnsd", port, pid, _version(usage.stdout + usage.stderr))
-
-
-def _version(text: str) -> str:
-    """What gdnsd says of itself, beside telling that it has no such option."""
-    return next((line for line in text.splitlines() if line.startswith("gdnsd version")), "gdnsd")
-
-
-@contextmanager
-def limit(folder: Path, programs: Path) -> Iterator[Server]:
-    """The responder that does nothing but receive and send."""
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    with _process([str(programs / "udplimit"), str(port), "mmsg"], folder / "log") as pid:
-        _wait_for(port, folder / "log")
-        pin(pid, SERVER_CPU)
-        yield Server("limit", port, pid, "limit: recvmmsg and sendmmsg, 64 at a time", checked=False)
-
-
-@contextmanager
-def _process(command: list[str], log: Path) -> Iterator[int]:
+def process(command: list[str], log: Path, ready: Callable[[], bool]) -> Iterator[tuple[int, ...]]:
+    """A server as a process with all its children, on its CPU, from when it is ready."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+        started = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
-        yield process.pid
+        deadline = time.monotonic() + 30
+        while not ready():
+            if started.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command[0]} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.02)
+        pids = (started.pid, *children(started.pid))
+        for pid in pids:
+            pin(pid, SERVER_CPU)
+        yield pids
     finally:
-        process.terminate()
+        started.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        process.kill()
-        process.wait()
+            started.wait(5)
+        started.kill()
+        started.wait()
 
 
-def _wait_for(port: int, log: Path, seconds: float = 20) -> None:
-    """Until something answers a query on that port."""
-    deadline = time.monotonic() + seconds
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0.1)
-        while time.monotonic() < deadline:
+def answers(port: int, name: str = f"www.{workloads.ZONE}") -> Callable[[], bool]:
+    """Whether something answers a query for a name at that port, with an address."""
+    def ask() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0.1)
             with suppress(OSError):
-                sock.sendto(workloads.packet(f"www.{workloads.ZONE}"), ("127.0.0.1", port))
-                sock.recv(4096)
-                return
-    raise SystemExit(f"port {port} does not answer:\n{log.read_text(errors='replace')}")
+                sock.sendto(workloads.packet(name), ("127.0.0.1", port))
+                reply = sock.recv(4096)
+                return reply[3] & 15 == 0 and reply[7] > 0
+        return False
+
+    return ask
+
+
+@contextmanager
+def limit(folder: Path) -> Iterator[Server]:
+    """The responder that does nothing but receive and send; its answers have the size of dnsd's."""
+    with ExitStack() as stack:
+        found = {}
+        for octets, names in _MORE.items():
+            port = free_port()
+            command = [str(BUILT / "udplimit"), str(port), "mmsg", str(octets)]
+            found |= doors(names, port, *stack.enter_context(
+                process(command, folder / f"log{octets}", answers(port))))
+        yield Server("limit", "recvmmsg and sendmmsg, 64 at a time, answers of dnsd's size", found, checked=False)

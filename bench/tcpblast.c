@@ -3,7 +3,8 @@
  *   tcpblast -p PORT -f QUERIES [-t SECONDS] [-c CONNECTIONS] [-k QUERIES PER CONNECTION] [-d DEPTH]
  *
  * -k 1 is a connection for each query, closed by RST so that no TIME_WAIT piles up; -d is how many queries of a connection
- * are outstanding. QUERIES as for udpblast. One JSON line comes out. Only loopback is ever asked.
+ * are outstanding. QUERIES as for udpblast. Every reply must carry the question of an outstanding query of its connection
+ * octet for octet; what is not so counts as `bad`. One JSON line comes out. Only loopback is ever asked.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,11 +21,12 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BUFFER = 70000, BUCKETS = 64 * 32 };
+enum { BUFFER = 70000, BUCKETS = 64 * 32, ASKED = 1024 };
 
 struct connection {
 	int fd, sent, got, filled;
 	uint64_t since;
+	uint32_t asked[ASKED]; /* the query's number by id */
 	uint8_t buffer[BUFFER];
 };
 
@@ -41,7 +43,7 @@ static uint32_t *offsets;
 static long count;
 static uint64_t query, from, to;
 static struct {
-	uint64_t answered, all, finished, opened, errors, closed;
+	uint64_t answered, all, finished, opened, errors, closed, bad, octets, with_answer, rcode[16];
 } seen;
 static uint64_t latency[BUCKETS];
 
@@ -82,7 +84,7 @@ static void read_arguments(int argc, char **argv)
 		}
 	server.sin_port = htons(set.port);
 	if (strncmp(set.address, "127.", 4) || !set.file || set.seconds > 60 ||
-	    inet_pton(AF_INET, set.address, &server.sin_addr) != 1) {
+	    set.depth > ASKED || inet_pton(AF_INET, set.address, &server.sin_addr) != 1) {
 		fprintf(stderr, "tcpblast: loopback only, -f is needed, at most 60 s\n");
 		exit(2);
 	}
@@ -135,12 +137,28 @@ static void ask(struct connection *c)
 		memcpy(data + length, next, size);
 		data[length + 2] = sent >> 8;
 		data[length + 3] = sent;
+		c->asked[sent % ASKED] = query;
 		length += size;
 		query = query + 1 == (uint64_t)count ? 0 : query + 1;
 	}
 	if (length && send(c->fd, data, length, MSG_NOSIGNAL) != length)
 		seen.errors++;
 	c->sent = sent;
+}
+
+/* Counts a reply by what it is. Replies may come in any order. */
+static void look(const struct connection *c, const uint8_t *reply, int length)
+{
+	const uint8_t *asked = queries + offsets[c->asked[(reply[0] << 8 | reply[1]) % ASKED]] + 2;
+	int end = 12;
+	while (asked[end])
+		end += 1 + asked[end];
+	end += 5;
+	seen.bad += length < end || !(reply[2] & 0x80) || memcmp(reply + 4, asked + 4, 2) ||
+		    memcmp(reply + 12, asked + 12, end - 12);
+	seen.rcode[reply[3] & 15]++;
+	seen.with_answer += (reply[6] | reply[7]) != 0;
+	seen.octets += length;
 }
 
 /* Takes what has arrived; 1 when the connection is done or broken. */
@@ -159,6 +177,10 @@ static int take(struct connection *c)
 		int length = c->buffer[at] << 8 | c->buffer[at + 1];
 		if (c->filled - at - 2 < length)
 			break;
+		if (length < 12)
+			seen.bad++;
+		else if (counts)
+			look(c, c->buffer + at + 2, length);
 		at += 2 + length;
 		seen.all++;
 		seen.answered += counts;
@@ -212,8 +234,10 @@ int main(int argc, char **argv)
 			p99 = bucket_us(b);
 	}
 	printf("{\"answered\":%lu,\"qps\":%.0f,\"finished\":%lu,\"connections_per_s\":%.0f,\"opened\":%lu,\"errors\":%lu,"
-	       "\"closed_by_peer\":%lu,\"p50_us\":%.1f,\"p99_us\":%.1f,\"all\":%lu}\n",
+	       "\"closed_by_peer\":%lu,\"p50_us\":%.1f,\"p99_us\":%.1f,\"all\":%lu,\"bad\":%lu,\"noerror\":%lu,"
+	       "\"nxdomain\":%lu,\"with_answer\":%lu,\"octets\":%.1f}\n",
 	       seen.answered, seen.answered / set.seconds, seen.finished, seen.finished / set.seconds, seen.opened,
-	       seen.errors, seen.closed, p50, p99, seen.all);
+	       seen.errors, seen.closed, p50, p99, seen.all, seen.bad, seen.rcode[0], seen.rcode[3], seen.with_answer,
+	       seen.answered ? (double)seen.octets / seen.answered : 0);
 	return 0;
 }

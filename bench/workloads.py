@@ -8,8 +8,9 @@ measuring (`compare`).
     W3  one geo name, 200,000 client subnets (/24)   W8  W3 likewise, the cookie behind the subnet
     W4  the geo name without subnet, from 100,000 addresses of 127.0.0.0/8
 
+    W6  W2 over TCP: a connection for each query, or a few with 64 queries outstanding on each; TLS likewise
+
 A query file is a row of `u16 big-endian length, packet`. Subnets are /24s that the bundled location data place.
-W6 is TCP (`tcpblast`) and not part of the comparison.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from __future__ import annotations
 import csv
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from ipaddress import IPv4Address
 from math import asin, cos, radians, sin, sqrt
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from statistics import median
+from typing import Any, Final, Literal, NamedTuple
 
 import maxminddb
 
@@ -53,24 +57,38 @@ class Site(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """One kind of load: how many source addresses, which rcode and whether an answer is right, and what it is about."""
+    """One kind of load: what it is about, how many source addresses, which rcode is right, whether the name is the
+    service's; how it is sent, and whose queries it has, if not its own."""
 
     name: str
     about: str
-    sources: int
-    rcode: int
-    geo: bool
+    sources: int = 0
+    rcode: int = 0
+    geo: bool = False
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    short: bool = False
+    queries: str = ""
 
 
 WORKLOADS: Final = {w.name: w for w in (
-    Workload("W1", "one static name", 0, 0, False),
-    Workload("W2", "10,000 static names", 0, 0, False),
-    Workload("W3", "geo name, 200,000 client /24s", 0, 0, True),
-    Workload("W4", "geo name, 100,000 resolvers, no subnet", SOURCES, 0, True),
-    Workload("W5", "200,000 names that do not exist", 0, 3, False),
-    Workload("W7", "W2 with mixed case and cookie", 0, 0, False),
-    Workload("W8", "W3 with mixed case and cookie", 0, 0, True),
+    Workload("W1", "one static name"),
+    Workload("W2", "10,000 static names"),
+    Workload("W3", "geo name, 200,000 client /24s", geo=True),
+    Workload("W4", "geo name, 100,000 resolvers, no subnet", sources=SOURCES, geo=True),
+    Workload("W5", "200,000 names that do not exist", rcode=3),
+    Workload("W7", "W2 with mixed case and cookie"),
+    Workload("W8", "W3 with mixed case and cookie", geo=True),
 )}
+STREAMS: Final = {w.name: w for w in (
+    Workload("W6-short", "W2 over TCP, a connection each", transport="tcp", short=True, queries="W2"),
+    Workload("W6-long", "W2 over TCP, pipelined", transport="tcp", queries="W2"),
+    Workload("DoT-short", "W2 over TLS, a handshake each", transport="tls", short=True, queries="W2"),
+    Workload("DoT-long", "W2 over TLS, pipelined", transport="tls", queries="W2"),
+)}
+STATIC: Final = ("W1", "W2", "W5", "W7")
+PLACED: Final = ("W3", "W4", "W8")
+TCP: Final = ("W6-short", "W6-long")
+TLS: Final = ("DoT-short", "DoT-long")
 
 
 def sites() -> list[Site]:
@@ -110,8 +128,13 @@ def write(folder: Path) -> dict[str, Path]:
     found = {}
     for name in WORKLOADS:
         found[name] = folder / f"{name}.queries"
-        found[name].write_bytes(b"".join(struct.pack(">H", len(q)) + q for q in _QUERIES[name](random.Random(SEED))))
-    return found
+        write_file(found[name], _QUERIES[name](random.Random(SEED)))
+    return found | {name: found[stream.queries] for name, stream in STREAMS.items()}
+
+
+def write_file(path: Path, queries: Iterable[bytes]) -> None:
+    """A query file."""
+    path.write_bytes(b"".join(struct.pack(">H", len(q)) + q for q in queries))
 
 
 def read(path: Path) -> list[bytes]:
@@ -145,6 +168,7 @@ def _cookie(rnd: random.Random) -> bytes:
     return struct.pack(">HH", _COOKIE, 8) + rnd.randbytes(8)
 
 
+@cache
 def subnets() -> list[int]:
     """SUBNETS distinct /24s (address >> 8) that the location data place, the bundled clients' among them."""
     rnd = random.Random(SEED)
@@ -158,6 +182,21 @@ def subnets() -> list[int]:
     found = sorted(keys)
     rnd.shuffle(found)
     return found
+
+
+@cache
+def countries() -> dict[str, str]:
+    """Country -> the address of the site nearest to the middle of its subnets, for servers that choose by country."""
+    where = defaultdict[str, list[tuple[float, float]]](list)
+    with maxminddb.open_database(str(GEO)) as reader:
+        for key in subnets():
+            found: Any = reader.get(IPv4Address(key << 8))
+            if "country" in found:
+                where[found["country"]["iso_code"]].append(
+                    (found["location"]["latitude"], found["location"]["longitude"]))
+    middle = {country: (median(a for a, _ in at), median(b for _, b in at)) for country, at in sorted(where.items())}
+    return {country: min(sites(), key=lambda s: _km(*at, s.latitude, s.longitude)).address
+            for country, at in middle.items()}
 
 
 def _w1(_rnd: random.Random) -> Iterator[bytes]:
@@ -199,8 +238,9 @@ SLACK_KM: Final = 200
 """Kilometres beyond the nearest site that an answer may lie: sites within 2 ms of each other count as equally near."""
 
 
-def wrong(workload: Workload, query: bytes, reply: bytes, reader: maxminddb.Reader) -> str:
-    """What is wrong with a reply, as far as every server must agree; empty when nothing is."""
+def wrong(workload: Workload, query: bytes, reply: bytes, reader: maxminddb.Reader, by_country: bool = False) -> str:
+    """What is wrong with a reply, as far as every server must agree; empty when nothing is. `by_country`: the server
+    chooses by country, as `countries` has it."""
     end = query.index(b"\0", 12) + 5
     if len(reply) < end or reply[:2] != query[:2] or reply[2] & 0xFA != 0x80 or reply[12:end] != query[12:end]:
         return f"is no reply to the question: {reply.hex()}"
@@ -209,21 +249,38 @@ def wrong(workload: Workload, query: bytes, reply: bytes, reader: maxminddb.Read
     answers = int.from_bytes(reply[6:8], "big")
     if workload.rcode:
         return f"{answers} answers" if answers else ""
-    address = str(IPv4Address(reply[end + 12 : end + 16])) if answers == 1 and len(reply) >= end + 16 else ""
+    address = _address(reply, end) if answers == 1 else ""
     name = query[13 : 13 + query[12]].decode().lower()
     if not workload.geo:
         right = "198.51.100.80" if name == "www" else static_address(int(name[1:]))
         return "" if address == right else f"{name}: {address}, not {right}"
-    places = {site.address: site for site in sites()}
+    if workload.sources:
+        return "" if address in {site.address for site in sites()} else f"{address!r} is no endpoint"
+    client = IPv4Address(int.from_bytes(query[end + 11 + 8 : end + 11 + 11], "big") << 8)
+    if by_country:
+        found: Any = reader.get(client) or {}
+        right = countries().get(found.get("country", {}).get("iso_code", ""), sites()[0].address)
+        return "" if address == right else f"{client}: {address}, not {right}"
+    return far(client, address, {site.address: site for site in sites()}, reader)
+
+
+def _address(reply: bytes, at: int) -> str:
+    """The address in the record there; empty when it has none."""
+    while 0 < reply[at] < 0xC0:  # BIND spells the owner out where its case is another than the question's
+        at += 1 + reply[at]
+    at += 1 if reply[at] == 0 else 2
+    return str(IPv4Address(reply[at + 10 : at + 14])) if reply[at : at + 4] == b"\0\1\0\1" else ""
+
+
+def far(client: IPv4Address, address: str, places: Mapping[str, Site], reader: maxminddb.Reader) -> str:
+    """Why an address is not the nearest of some to a client; empty when it is, or nearly."""
     if address not in places:
         return f"{address!r} is no endpoint"
-    if workload.sources:
-        return ""
-    key = int.from_bytes(query[end + 11 + 8 : end + 11 + 11], "big")
-    at = (reader.get(IPv4Address(key << 8)) or {})["location"]
+    found: Any = reader.get(client) or {}
+    at = found["location"]
     distance = {a: _km(at["latitude"], at["longitude"], s.latitude, s.longitude) for a, s in places.items()}
     beyond = distance[address] - min(distance.values())
-    return "" if beyond <= SLACK_KM else f"{IPv4Address(key << 8)}: {address} is {beyond:.0f} km beyond the nearest"
+    return "" if beyond <= SLACK_KM else f"{client}: {address} is {beyond:.0f} km beyond the nearest"
 
 
 def _km(latitude: float, longitude: float, to_latitude: float, to_longitude: float) -> float:
