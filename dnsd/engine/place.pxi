@@ -9,7 +9,7 @@
 cdef bint table_ok(const uint8_t *data, uint64_t size, Table *table) noexcept nogil:
     cdef uint64_t offset = (K_SIZEOF_MAP + 7) & ~<uint64_t>7
     cdef uint32_t i, step, before = 0
-    if size < K_SIZEOF_MAP or <uint64_t>data % 8 or le32(data + K_MAP_LAYOUT) != K_LAYOUT:
+    if size < offset + 4 * K_LEVELS or <uint64_t>data % 8 or le32(data + K_MAP_LAYOUT) != K_LAYOUT:
         return False
     table.sites, table.row_count = le32(data + K_MAP_SITES), le32(data + K_MAP_ROWS)
     table.runs4, table.runs6 = le32(data + K_MAP_RUNS4), le32(data + K_MAP_RUNS6)

@@ -135,15 +135,16 @@ cdef inline uint64_t seed(uint64_t service, uint64_t block, uint64_t window) noe
 
 # The first `take` of the whole order into work.number; how many there are. Each group is in the order of this draw.
 cdef uint32_t first_few(const Plan *plan, Work *work, uint64_t draw_seed, uint32_t take) noexcept nogil:
-    cdef uint32_t i, j, best, nearest = 0
+    cdef uint32_t nearest[2 * K_NEVER_FIRST]
+    cdef uint32_t i, j, best, tier
     cdef uint64_t band = le32(plan.data + K_RECORD_BAND_MS)
     for i in range(work.count):
-        if i == 0 or work.tier[i] != work.tier[i - 1]:
-            nearest = work.ms[i]
-            for j in range(work.count):
-                if work.tier[j] == work.tier[i] and work.ms[j] < nearest:
-                    nearest = work.ms[j]
-        work.beyond[i] = work.ms[i] > nearest + band
+        nearest[work.tier[i]] = work.ms[i]
+    for i in range(work.count):
+        tier = work.tier[i]
+        nearest[tier] = work.ms[i] if work.ms[i] < nearest[tier] else nearest[tier]
+    for i in range(work.count):
+        work.beyond[i] = work.ms[i] > nearest[work.tier[i]] + band
         work.price[i] = cost(endpoint_at(plan, work.number[i]), draw_seed, &work.value[i])
     for i in range(work.count):
         work.score[i] = points(plan, work, i, work.beyond[i])
