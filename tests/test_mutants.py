@@ -6,10 +6,12 @@ they must pass unchanged, or a mutant would be "noticed" by a test that fails an
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -115,19 +117,19 @@ MUTANTS: Final = [
     ("dns", "dnsd/dns/wire.py", "if ecs is not None:\n                raise", "if ecs is None:\n                raise"),
     ("dns", "dnsd/dns/wire.py", "packet[12:267]", "packet[12:268]"),
     ("limits", "dnsd/dns/guard.py", "if ahead > most:", "if ahead >= most:"),
-    ("limits", "dnsd/dns/guard.py", "if ahead > _AHEAD:\n", "if ahead < 0:\n"),
+    ("limits", "dnsd/dns/guard.py", "if ahead > AHEAD:\n", "if ahead < 0:\n"),
     ("limits", "dnsd/dns/guard.py", "128 * _SECOND", "61 * _SECOND"),
-    ("limits", "dnsd/dns/guard.py", "empty_at - now & _TIME\n        if", "max(0, empty_at - now)\n        if"),
-    ("limits", "dnsd/dns/guard.py", "tag | now + ahead & _TIME", "tag | now + ahead & _TIME >> 1"),
+    ("limits", "dnsd/dns/guard.py", "empty_at - now & TIME\n        if", "max(0, empty_at - now)\n        if"),
+    ("limits", "dnsd/dns/guard.py", "tag | now + ahead & TIME", "tag | now + ahead & TIME >> 1"),
     ("limits", "dnsd/dns/guard.py", "-(-_SECOND // rate)", "_SECOND // rate + 2"),
     ("limits", "dnsd/dns/guard.py", "zone << 4 | kind", "zone | kind"),
     ("limits", "dnsd/dns/guard.py", ">> 8 | 1 << 56", ">> 8"),
     ("limits", "dnsd/dns/guard.py", "(\">Q8x\")", "(\">8xQ\")"),
-    ("limits", "dnsd/dns/guard.py", "kind += _RAISED", "kind += 0"),
+    ("limits", "dnsd/dns/guard.py", "kind += RAISED", "kind += 0"),
     ("limits", "dnsd/dns/guard.py", "longest4 > 24", "longest4 > 25"),
     ("limits", "dnsd/dns/guard.py", "longest6 > 56", "longest6 > 57"),
-    ("limits", "dnsd/dns/guard.py", "if empty_at <= _TIME:\n", "if empty_at <= 0:\n"),
-    ("limits", "dnsd/dns/guard.py", "(ahead <= ahead_beside <= _AHEAD)", "(ahead >= ahead_beside)"),
+    ("limits", "dnsd/dns/guard.py", "if empty_at <= TIME:\n", "if empty_at <= 0:\n"),
+    ("limits", "dnsd/dns/guard.py", "(ahead <= ahead_beside <= AHEAD)", "(ahead >= ahead_beside)"),
     ("limits", "dnsd/dns/guard.py", "hash((self._key, prefix", "hash((str(self._key), prefix"),
     ("limits", "dnsd/dns/guard.py", "hash((self._key, prefix", "hash((7, prefix"),
     ("limits", "dnsd/dns/cookies.py", "cookie[:16] + client, cookie[16:]", "cookie[:16], cookie[16:]"),
@@ -174,35 +176,70 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def noticed(root: Path, room: str, file: str = "") -> bool:
+_NURSERY: Final = """
+import importlib, json, os, sys
+import pytest
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open("output", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(1, 2)
+        code = pytest.main(json.loads(line))
+        sys.stdout.flush()
+        os._exit(int(code))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs pytest again and again, each time in a child that finds the libraries, but nothing of ours, imported already."""
+
+_LIBRARIES: Final = (
+    "aiohttp", "dns.message", "dns.query", "dns.zone", "numpy", "pydantic", "redis.asyncio", "siphash24")
+
+
+@pytest.fixture(scope="module")
+def nursery(copy: Path) -> Iterator[subprocess.Popen[str]]:
+    """One for the copy."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+    with subprocess.Popen(
+            [sys.executable, "-B", "-c", _NURSERY, *_LIBRARIES], cwd=copy, env=environment | {"PYTHONPATH": str(copy)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def noticed(nursery: subprocess.Popen[str], root: Path, room: str, file: str = "") -> bool:
     """Whether a test of the room fails on the copy; an error in running them at all is no answer. The tests of the file
     that was changed come first, and what they find is not made smaller: that would take longer than finding it.
     """
     first = [f"{folder}/test_{Path(file).stem}.py" for folder in TESTS[room]]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=once",
-         *(path for path in first if (ROOT / path).exists()), *TESTS[room]], cwd=root,
-        env=environment | {"PYTHONPATH": str(root)}, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode in (0, 1), done.stdout + done.stderr
-    return done.returncode == 1
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=once",
+                 *(path for path in first if (ROOT / path).exists()), *TESTS[room]]
+    assert nursery.stdin
+    assert nursery.stdout
+    print(json.dumps(arguments), file=nursery.stdin, flush=True)
+    code = int(nursery.stdout.readline())
+    assert code in (0, 1), (root / "output").read_text(encoding="utf-8")
+    return code == 1
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("room", TESTS)
-def test_the_unchanged_copy_passes(copy: Path, room: str) -> None:
-    assert not noticed(copy, room)
+def test_the_unchanged_copy_passes(nursery: subprocess.Popen[str], copy: Path, room: str) -> None:
+    assert not noticed(nursery, copy, room), (copy / "output").read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("room", "file", "right", "wrong"), MUTANTS, ids=[f"{m[1][5:-3]}-{i}" for i, m in enumerate(MUTANTS)])
-def test_a_mistake_is_noticed(copy: Path, room: str, file: str, right: str, wrong: str) -> None:
+def test_a_mistake_is_noticed(
+    nursery: subprocess.Popen[str], copy: Path, room: str, file: str, right: str, wrong: str,
+) -> None:
     source = copy / file
     text = source.read_text(encoding="utf-8")
     assert right in text, f"{file} no longer has the line this mistake is made in"
     source.write_text(text.replace(right, wrong, 1), encoding="utf-8")
     try:
-        assert noticed(copy, room, file)
+        assert noticed(nursery, copy, room, file)
     finally:
         source.write_text(text, encoding="utf-8")
