@@ -27,7 +27,7 @@ def test_workers_share_what_was_claimed() -> None:
                 assert not sock.getblocking()
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
             assert bound.udp[1].getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            assert bound.udp[0].getsockopt(socket.IPPROTO_IP, 10) == 5, "IP_MTU_DISCOVER is IP_PMTUDISC_OMIT"
+            assert bound.udp[0].getsockopt(socket.IPPROTO_IP, 10) == 3, "IP_MTU_DISCOVER is IP_PMTUDISC_PROBE"
             assert bound.udp[1].getsockopt(socket.IPPROTO_IPV6, 23) == 5, "IPV6_MTU_DISCOVER likewise"
             for sock in bound.tcp:
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
