@@ -61,6 +61,7 @@ cdef inline uint32_t find4(const Table *table, uint32_t key, uint32_t *scope) no
     cdef const uint32_t *starts = table.starts4
     cdef uint32_t slot = key >> K_INDEX4_SHIFT
     cdef uint32_t low = table.index4[slot], high = table.index4[slot + 1] + 1, middle, below, above
+    prefetch(table.rows4 + ((low + high) >> 1))  # is needed once the bisection, a miss itself, has ended
     while low < high:
         middle = (low + high) >> 1
         if starts[middle] <= key:
@@ -188,4 +189,5 @@ cdef extern from *:
     static inline unsigned dnsd_bits6(unsigned long long value) { return value ? 64 - __builtin_clzll(value) : 0; }
     """
     uint32_t bits "dnsd_bits" (uint32_t value) noexcept nogil
+    void prefetch "__builtin_prefetch" (const void *at) noexcept nogil
     uint32_t bits6 "dnsd_bits6" (uint64_t value) noexcept nogil
