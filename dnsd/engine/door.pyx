@@ -129,10 +129,14 @@ cdef class Door:
 
     def over(self, bytes client, uint32_t zone, uint32_t kind):
         """`dns.guard.Guard.over`."""
+        if self.ctx.guard.table == NULL or len(client) not in (4, 16) or kind >= K_GUARD_KINDS:
+            raise ValueError("no guard, or not a client and kind of its")
         return over(&self.ctx.guard, client, len(client), zone, kind)
 
     def cookie(self, bytes data, bytes client, uint64_t now):
         """`dns.cookies.Cookies.answer`."""
+        if not self.ctx.secrets or len(client) not in (4, 16) or not 8 <= len(data) <= 40:
+            raise ValueError("no secrets, or not a client and cookie")
         cdef uint8_t[64] out
         cdef uint32_t size = 0
         valid = cookie_answer(&self.ctx, data, len(data), client, len(client), now, out, &size)
