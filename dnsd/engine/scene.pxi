@@ -177,6 +177,34 @@ cdef bint whole_name(const uint8_t *name, uint64_t size) noexcept:
     return at + 1 == size
 
 
+# The tables of an image's maps, by map id.
+cdef class Maps:
+    cdef dict buffers
+    cdef list numbers
+    cdef Table *tables
+
+    def __cinit__(self):
+        self.tables = NULL
+
+    def __dealloc__(self):
+        PyMem_Free(self.tables)
+
+    def __init__(self, dict buffers):
+        cdef const uint8_t[::1] view
+        self.buffers, self.numbers = dict(buffers), list(buffers)
+        self.tables = <Table*>PyMem_Malloc(max(1, len(buffers)) * sizeof(Table))
+        if self.tables == NULL:
+            raise MemoryError
+        for i, number in enumerate(self.numbers):
+            view = buffers[number]
+            if not view.shape[0] or not table_ok(&view[0], view.shape[0], &self.tables[i]):
+                raise ValueError(f"map {number}: a table that is none")
+
+    # NULL where there is none yet.
+    cdef const Table *find(self, uint32_t number):
+        return &self.tables[<int>self.numbers.index(number)] if number in self.buffers else NULL
+
+
 cdef uint64_t _made = 0
 
 
@@ -186,39 +214,31 @@ cdef class Sight:
 
     cdef readonly uint64_t number
     cdef Ground ground
+    cdef Maps maps
     cdef dict records
-    cdef dict buffers
     cdef bytes identity
     cdef Scene scene
     cdef Plan *plans
-    cdef Table *tables
 
     def __cinit__(self):
         self.plans = NULL
-        self.tables = NULL
 
     def __dealloc__(self):
         PyMem_Free(self.plans)
-        PyMem_Free(self.tables)
 
     def __init__(self, buffer, dict records, dict tables, bytes identity):
-        cdef Ground ground = buffer if isinstance(buffer, Ground) else Ground(buffer)
         cdef uint32_t i
-        self._begin(ground, identity)
-        self.buffers, self.records = dict(tables), {}
-        self._read_tables()
+        self._begin(buffer if isinstance(buffer, Ground) else Ground(buffer), Maps(tables), identity)
+        self.records = {}
         for i in range(self.scene.record_count):
             self._place(i, records.get(i))
 
     def patched(self, list items, bytes identity):
         """The Sight after a delta: (record index, octets) pairs."""
         cdef Sight other = Sight.__new__(Sight)
-        other._begin(self.ground, identity)
-        other.buffers, other.records = self.buffers, dict(self.records)
-        other._read_tables()
+        other._begin(self.ground, self.maps, identity)
+        other.records = dict(self.records)
         memcpy(other.plans, self.plans, self.scene.record_count * sizeof(Plan))
-        for i in range(self.scene.record_count):
-            other._bind(&other.plans[i])
         other.scene.largest = self.scene.largest
         for index, data in items:
             other._place(index, data)
@@ -228,31 +248,19 @@ cdef class Sight:
         """The Sight with other map tables."""
         return Sight(self.ground, self.records, tables, identity)
 
-    cdef _begin(self, Ground ground, bytes identity):
+    cdef _begin(self, Ground ground, Maps maps, bytes identity):
         global _made
         if len(identity) > NSID_MAX:
             raise ValueError("an identity is too long")
         _made += 1
         self.number = _made
-        self.ground, self.identity, self.scene = ground, identity, ground.scene
+        self.ground, self.maps, self.identity, self.scene = ground, maps, identity, ground.scene
         self.plans = <Plan*>PyMem_Malloc(max(1, self.scene.record_count) * sizeof(Plan))
         if self.plans == NULL:
             raise MemoryError
         self.scene.plans = self.plans
         self.scene.identity, self.scene.identity_len = <const uint8_t*>self.identity, len(identity)
         self.scene.largest = 0
-
-    cdef _read_tables(self):
-        cdef const uint8_t[::1] view
-        cdef uint32_t i = 0
-        self.tables = <Table*>PyMem_Malloc(max(1, len(self.buffers)) * sizeof(Table))
-        if self.tables == NULL:
-            raise MemoryError
-        for number in sorted(self.buffers):
-            view = self.buffers[number]
-            if not table_ok(&view[0], view.shape[0], &self.tables[i]):
-                raise ValueError(f"map {number}: a table that is none")
-            i += 1
 
     cdef _place(self, uint32_t index, data):
         cdef const uint8_t *slot
@@ -273,16 +281,8 @@ cdef class Sight:
         if not plan_ok(at, <uint32_t>size):
             raise ValueError(f"record {index}: not a record")
         plan.data, plan.size, plan.map = at, <uint32_t>size, le32(at + K_RECORD_MAP)
+        plan.table = self.maps.find(plan.map)
         self.scene.largest = max(self.scene.largest, le16(at + K_RECORD_ENDPOINTS))
-        self._bind(plan)
-
-    cdef _bind(self, Plan *plan):
-        cdef uint32_t i = 0
-        plan.table = NULL
-        for number in sorted(self.buffers):
-            if <uint32_t>number == plan.map:
-                plan.table = &self.tables[i]
-            i += 1
 
 
 # Where one thread works.
