@@ -2,8 +2,8 @@
 
     python -S -E tests/engine/instructions.py ENGINE FILE
 
-Lives here: the loop, with as little else as can be, for all of it runs fifty times slower. Does not live here: making the
-file (an image, tables and packets, marshalled), counting.
+Lives here: the loop, with as little else as can be, for all of it runs fifty times slower. Does not live here: making
+the file (an image, tables and packets, marshalled), counting.
 
 `shed` is set behind each kind: callgrind begins another count there.
 """

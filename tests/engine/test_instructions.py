@@ -1,10 +1,11 @@
-"""What a query costs in the compiled engine, in instructions: callgrind counts them, so no clock and no neighbour matters.
+"""What a query costs in the compiled engine, in instructions: callgrind counts them, so neither clocks nor load matter.
 
 Lives here: the kinds of queries, how many instructions each may take, the world they are asked of. Does not live here:
 the loop that callgrind runs (`instructions`), times (`bench/compare.py`).
 
-A kind is held to about 1.25 times what was measured (gcc 12, x86-64). The steps are what one kind has more than another:
-ECS, place, rank and draw are W3 without W1, case and cookie W7 without W2, the guard's bucket is in all `limited` ones.
+A kind is held to about 1.25 times what was measured (gcc 12, x86-64). The steps are what one kind has more than
+another: ECS, place, rank and draw are W3 without W1, case and cookie W7 without W2, the guard's bucket W1 without "not
+limited".
 INSTRUCTIONS=1 with -s prints what is measured.
 """
 
