@@ -277,9 +277,7 @@ class _Report:
         must, aim = BARS[mine, other][name]
         if (name, other) not in self._found:
             return ""
-        middle = self._ratio(name, mine, other).middle
-        is_it = "aim reached" if middle <= aim else "holds" if middle <= must else "**missed**"
-        return f"{other} ≤ {must:g} ({aim:g}): {is_it}"
+        return f"{other} ≤ {must:g} ({aim:g}): {results.verdict(self._ratio(name, mine, other).middle, must, aim)}"
 
     def _table(self, form: str, what: str, by: float = 1.0) -> list[str]:
         return results.table(["", *self._names], [

@@ -59,7 +59,7 @@ def main() -> int:
         try:
             node.start()
             node.apply(_fleet(options.registrations))
-            sockets = _by_worker(node.port, options.workers)
+            sockets = by_worker(node.port, options.workers)
             done = _run(node, options, sockets)
         finally:
             node.stop()
@@ -76,7 +76,7 @@ def _fleet(count: int) -> dict[str, Any]:
     return {"sites": [SITE], "services": services}
 
 
-def _by_worker(port: int, workers: int) -> dict[str, list[socket.socket]]:
+def by_worker(port: int, workers: int) -> dict[str, list[socket.socket]]:
     """Connected sockets for each worker, found by asking from new ports until there are some for all."""
     found: dict[str, list[socket.socket]] = {}
     query = workloads.packet(f"www.{workloads.ZONE}", NSID)

@@ -60,6 +60,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
+def verdict(value: float, must: float, aim: float) -> str:
+    """Whether a value is as low as it must be, or as is aimed at."""
+    return "aim reached" if value <= aim else "holds" if value <= must else "**missed**"
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table."""
     return ["", *(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)), ""]

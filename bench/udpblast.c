@@ -1,10 +1,13 @@
 /* udpblast: asks a DNS server over UDP as fast as it answers, or at a fixed rate, and looks at every reply.
  *
- *   udpblast -p PORT -f QUERIES [-t SECONDS] [-W WARM-UP SECONDS] [-w WINDOW | -r RATE] [-S SOURCES] [-c SOCKETS]
+ *   udpblast -p PORT -f QUERIES [-t SECONDS] [-W WARM-UP SECONDS] [-w WINDOW | -r RATE [-b BATCHES]] [-S SOURCES]
+ *            [-c SOCKETS]
  *
  * QUERIES is a row of `u16 big-endian length, packet`; the id is patched as a packet is sent.
  *   -w  closed loop: so many queries are outstanding at any time. What it reaches is saturation, without loss
  *   -r  open loop: so many queries a second. Latency counts from when a query should have been sent, not from when it was
+ *   -b  after each batch so many more whose replies nobody reads: a core can send more than it can both send and read.
+ *       `offered` counts all, everything else the rest
  *   -S  so many source addresses of 127.0.0.0/8 on one socket (IP_PKTINFO)
  *   -c  so many connected sockets, for servers that share a port between workers
  *
@@ -26,9 +29,9 @@ enum { BATCH = 64, QUERY_MAX = 1500, REPLY_MAX = 4096, SOCKETS_MAX = 64, IDS = 6
 
 static struct {
 	const char *address, *file;
-	int port, window, sources, sockets, timeout_ms;
+	int port, window, sources, sockets, timeout_ms, blind;
 	double seconds, warm, rate;
-} set = {"127.0.0.1", NULL, 53, 192, 0, 1, 200, 2, 0.3, 0};
+} set = {"127.0.0.1", NULL, 53, 192, 0, 1, 200, 0, 2, 0.3, 0};
 
 /* The queries, and what is outstanding by id. */
 static uint8_t *queries;
@@ -40,7 +43,7 @@ static uint8_t outstanding[IDS];
 static long in_flight;
 
 static struct {
-	uint64_t sent, answered, lost, late, bad, octets, all, rcode[16], with_answer, idle;
+	uint64_t offered, sent, answered, lost, late, bad, octets, all, rcode[16], with_answer, idle;
 } seen;
 static uint64_t latency[BUCKETS];
 
@@ -91,7 +94,7 @@ static void fail(const char *what)
 
 static void read_arguments(int argc, char **argv)
 {
-	for (int o; (o = getopt(argc, argv, "s:p:f:t:w:r:S:c:W:T:")) != -1;)
+	for (int o; (o = getopt(argc, argv, "s:p:f:t:w:r:S:c:W:T:b:")) != -1;)
 		switch (o) {
 		case 's': set.address = optarg; break;
 		case 'p': set.port = atoi(optarg); break;
@@ -102,6 +105,7 @@ static void read_arguments(int argc, char **argv)
 		case 'S': set.sources = atoi(optarg); break;
 		case 'c': set.sockets = atoi(optarg); break;
 		case 'W': set.warm = atof(optarg); break;
+		case 'b': set.blind = atoi(optarg); break;
 		case 'T': set.timeout_ms = atoi(optarg); break;
 		default: exit(2);
 		}
@@ -194,6 +198,19 @@ static void load(int i, uint16_t id, uint32_t number, uint64_t when)
 	}
 }
 
+/* Sends a batch whose replies are not looked at; how much of it went out. */
+static int send_blind(int fd, int number, uint32_t query)
+{
+	for (int i = 0; i < number; i++) {
+		uint8_t *next = queries + offsets[query];
+		out_iov[i].iov_len = next[0] << 8 | next[1];
+		memcpy(out[i], next + 2, out_iov[i].iov_len);
+		query = query + 1 == (uint32_t)count ? 0 : query + 1;
+	}
+	int done = sendmmsg(fd, out_head, number, 0);
+	return done < 0 ? 0 : done;
+}
+
 /* Whether a reply carries the question of the query it has the id of, octet for octet. */
 static int same_question(const uint8_t *reply, int length, uint32_t number)
 {
@@ -239,10 +256,10 @@ static void report(void)
 	for (int b = 0, k = 0; b < BUCKETS && k < 4; b++)
 		for (sum += latency[b]; k < 4 && seen.answered && sum >= share[k] * seen.answered; k++)
 			at[k] = bucket_us(b);
-	printf("{\"sent\":%lu,\"answered\":%lu,\"qps\":%.0f,\"lost\":%lu,\"late\":%lu,\"bad\":%lu,\"p50_us\":%.1f,"
+	printf("{\"offered\":%lu,\"sent\":%lu,\"answered\":%lu,\"qps\":%.0f,\"lost\":%lu,\"late\":%lu,\"bad\":%lu,\"p50_us\":%.1f,"
 	       "\"p90_us\":%.1f,\"p99_us\":%.1f,\"p999_us\":%.1f,\"noerror\":%lu,\"nxdomain\":%lu,\"refused\":%lu,"
 	       "\"servfail\":%lu,\"with_answer\":%lu,\"octets\":%.1f,\"idle\":%lu,\"all\":%lu}\n",
-	       seen.sent, seen.answered, seen.answered / set.seconds, seen.lost, seen.late, seen.bad, at[0], at[1], at[2],
+	       seen.offered, seen.sent, seen.answered, seen.answered / set.seconds, seen.lost, seen.late, seen.bad, at[0], at[1], at[2],
 	       at[3], seen.rcode[0], seen.rcode[3], seen.rcode[5], seen.rcode[2], seen.with_answer,
 	       seen.answered ? (double)seen.octets / seen.answered : 0, seen.idle, seen.all);
 }
@@ -255,6 +272,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < set.sockets; i++)
 		fd[i] = open_socket();
 	prepare();
+	int unread = set.blind ? open_socket() : -1, turn = 0, smallest = 0;
+	setsockopt(unread, SOL_SOCKET, SO_RCVBUF, &smallest, sizeof smallest);
 	uint64_t start = now(), from = start + set.warm * 1e9, to = from + set.seconds * 1e9, end = to + 300000000;
 	uint64_t swept = start, skipped = 0, sent = 0;
 	double gap = set.rate > 0 ? 1e9 / set.rate : 0;
@@ -277,6 +296,14 @@ int main(int argc, char **argv)
 				n = 0; /* wait until a batch is worth a system call */
 			if (in_flight + n > 60000)
 				n = 60000 - in_flight;
+			if (n > 0 && set.blind && turn++ % (set.blind + 1)) {
+				long done = send_blind(unread, n, query);
+				query = (query + done) % count;
+				sent += done;
+				seen.offered += t >= from ? done : 0;
+				moved = done > 0;
+				n = 0;
+			}
 			long k = 0;
 			for (; k < n && !outstanding[next & 65535]; k++) {
 				load(k, next++, query, gap ? start + (uint64_t)((sent + skipped + k) * gap) : t);
@@ -290,10 +317,11 @@ int main(int argc, char **argv)
 			for (int j = 0; j < done; j++) {
 				uint64_t when = asked_at[(next - done + j) & 65535];
 				seen.sent += when >= from && when < to;
+				seen.offered += when >= from && when < to;
 			}
 			sent += done;
 			in_flight += done;
-			moved = done > 0;
+			moved |= done > 0;
 			out_socket = (out_socket + 1) % set.sockets;
 		}
 		for (int s = 0; s < set.sockets; s++) {

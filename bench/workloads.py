@@ -19,7 +19,7 @@ import csv
 import random
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from ipaddress import IPv4Address
 from math import asin, cos, radians, sin, sqrt
@@ -159,12 +159,13 @@ def packet(name: str, *options: bytes, edns: bool = False, mix: random.Random | 
     return head + question + struct.pack(">BHHIH", 0, 41, 1232, 0, len(body)) + body
 
 
-def _subnet(key: int) -> bytes:
+def subnet(key: int) -> bytes:
     """An ECS option for a /24, given as address >> 8."""
     return struct.pack(">HHHBB", _ECS, 7, 1, 24, 0) + key.to_bytes(3, "big")
 
 
-def _cookie(rnd: random.Random) -> bytes:
+def cookie(rnd: random.Random) -> bytes:
+    """A COOKIE option with a client's cookie."""
     return struct.pack(">HH", _COOKIE, 8) + rnd.randbytes(8)
 
 
@@ -208,7 +209,7 @@ def _w2(rnd: random.Random) -> Iterator[bytes]:
 
 
 def _w3(_rnd: random.Random) -> Iterator[bytes]:
-    return (packet(SERVICE, _subnet(key)) for key in subnets())
+    return (packet(SERVICE, subnet(key)) for key in subnets())
 
 
 def _w4(_rnd: random.Random) -> Iterator[bytes]:
@@ -221,11 +222,11 @@ def _w5(rnd: random.Random) -> Iterator[bytes]:
 
 def _w7(rnd: random.Random) -> Iterator[bytes]:
     for i in range(SUBNETS):
-        yield packet(f"h{i % STATIC_NAMES:05}.{ZONE}", _cookie(rnd), mix=rnd)
+        yield packet(f"h{i % STATIC_NAMES:05}.{ZONE}", cookie(rnd), mix=rnd)
 
 
 def _w8(rnd: random.Random) -> Iterator[bytes]:
-    return (packet(SERVICE, _subnet(key), _cookie(rnd), mix=rnd) for key in subnets())
+    return (packet(SERVICE, subnet(key), cookie(rnd), mix=rnd) for key in subnets())
 
 
 _QUERIES: Final[dict[str, Callable[[random.Random], Iterator[bytes]]]] = {
@@ -261,7 +262,16 @@ def wrong(workload: Workload, query: bytes, reply: bytes, reader: maxminddb.Read
         found: Any = reader.get(client) or {}
         right = countries().get(found.get("country", {}).get("iso_code", ""), sites()[0].address)
         return "" if address == right else f"{client}: {address}, not {right}"
-    return far(client, address, {site.address: site for site in sites()}, reader)
+    distance = dict(zip((site.address for site in sites()), distances(client, sites(), reader), strict=True))
+    if address not in distance:
+        return f"{address!r} is no endpoint"
+    beyond = distance[address] - min(distance.values())
+    return "" if beyond <= SLACK_KM else f"{client}: {address} is {beyond:.0f} km beyond the nearest"
+
+
+def address_in(reply: bytes) -> str:
+    """The address that a reply answers its question with; empty when there is none, or several."""
+    return _address(reply, reply.index(b"\0", 12) + 5) if reply[6:8] == b"\0\1" else ""
 
 
 def _address(reply: bytes, at: int) -> str:
@@ -272,15 +282,11 @@ def _address(reply: bytes, at: int) -> str:
     return str(IPv4Address(reply[at + 10 : at + 14])) if reply[at : at + 4] == b"\0\1\0\1" else ""
 
 
-def far(client: IPv4Address, address: str, places: Mapping[str, Site], reader: maxminddb.Reader) -> str:
-    """Why an address is not the nearest of some to a client; empty when it is, or nearly."""
-    if address not in places:
-        return f"{address!r} is no endpoint"
-    found: Any = reader.get(client) or {}
+def distances(client: IPv4Address, places: Sequence[Site], reader: maxminddb.Reader) -> list[float]:
+    """Kilometres from a client to each place."""
+    found: Any = reader.get(client)
     at = found["location"]
-    distance = {a: _km(at["latitude"], at["longitude"], s.latitude, s.longitude) for a, s in places.items()}
-    beyond = distance[address] - min(distance.values())
-    return "" if beyond <= SLACK_KM else f"{client}: {address} is {beyond:.0f} km beyond the nearest"
+    return [_km(at["latitude"], at["longitude"], site.latitude, site.longitude) for site in places]
 
 
 def _km(latitude: float, longitude: float, to_latitude: float, to_longitude: float) -> float:
