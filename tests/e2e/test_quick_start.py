@@ -31,6 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, atlas_home: object) -> Iterat
         node.start()
         node.apply()
         until(lambda: node.api("GET", f"/v1/explain?name={SERVICE}&subnet={GERMANY}").body["map"]["row"], 30, "a map")
+        until(lambda: {_from(node, GERMANY) for _ in range(8)} == {FRANKFURT}, 5, "the map is with the workers, too")
         yield node
     finally:
         node.stop()
