@@ -38,8 +38,10 @@ asan: $(VENV)/.dev  ## the engine's tests with the address and undefined behavio
 fuzz: $(VENV)/.required  ## hostile input for FUZZ_SECONDS (60) at each target, or: make fuzz TARGETS=respond
 	$(BIN)/python -m fuzz.run $(TARGETS)
 
-bench: $(VENV)/.required  ## CPU time per answer, against gdnsd in one interleaved run (needs gdnsd and cc)
-	$(BIN)/python bench/compare.py
+bench: $(VENV)/.required  ## all figures of bench/RESULTS.md, about 1.5 h; make bench QUICK=1: a look, in build/bench/RESULTS.md
+	@scripts/bench-tools
+	@for program in $(if $(QUICK),compare,compare goodput start fleet flips); do \
+	  $(BIN)/python bench/$$program.py $(if $(QUICK),--quick --out build/bench/RESULTS.md,--out bench/RESULTS.md) || exit; done
 
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml allows
 	scripts/lock $(BIN)

@@ -252,9 +252,10 @@ class _Report:
         if options.out is not None:
             lines += ["", *(["![CPU per answer, gdnsd = 1](plots/ratio.svg)", ""] if "gdnsd" in self._names else []),
                       "![Answers a second](plots/rate.svg)"]
+        lines.append("")
         for mine in ("dnsd", "dnsd-python"):
             if mine in self._names and len(self._names) > 1:
-                lines += ["", f"### CPU of {mine} as a ratio", *self._ratios(mine)]
+                lines += [f"### CPU of {mine} as a ratio", *self._ratios(mine)]
         lines += ["### CPU µs per answer", *self._table("{:.2f}", "cpu_us"),
                   "### Thousands of answers a second", *self._table("{:.3g}", "qps", 1e-3),
                   "### Median latency with all those queries waiting, µs", *self._table("{.middle:.0f}", "p50_us"),

@@ -33,7 +33,7 @@ import workloads
 from servers import BUILT, Node
 
 WORKERS: Final = 2
-SOCKETS: Final = 32
+SOCKETS: Final = 8
 """The load's, so that the kernel gives both workers a share."""
 SHARE: Final = 0.5
 PATIENCE_S: Final = 10.0

@@ -39,8 +39,12 @@ class Told(NamedTuple):
     high: float
 
     def __format__(self, form: str) -> str:
-        return f"{self.middle:{form}} ({self.low:{form}}-{self.high:{form}})" if self.low != self.high else (
-            f"{self.middle:{form}}")
+        middle, low, high = (_number(value, form) for value in self)
+        return f"{middle} ({low}-{high})" if self.low != self.high else middle
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:{form}}"
 
 
 def told(values: Sequence[float]) -> Told:

@@ -30,7 +30,7 @@ SERVER_CPU: Final = 1
 CLIENT_CPU: Final = 0
 BUILT: Final = ROOT / "build" / "bench"
 _PROGRAMS: Final = ("udpblast", "udplimit", "tcpblast")
-_MORE: Final = {16: ("W1", "W2", "W3", "W4"), 51: ("W5",), 32: ("W7", "W8")}
+_MORE: Final = {16: ("W1", "W2", "W3", "W4"), 77: ("W5",), 32: ("W7", "W8")}
 """How many octets an answer has more than its query: a record of an address; SOA; the record and a server cookie."""
 _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
