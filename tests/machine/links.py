@@ -32,7 +32,7 @@ class Link:
         self._list = [self.keys[name] for name in KEYS]
         self.memory = memory
         self.fault, self.delay_s = "ok", 0.0
-        self._changed = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
 
     def set(self, fault: str, delay_s: float = 0.0) -> None:
         """From now on."""
@@ -41,8 +41,9 @@ class Link:
 
     def wake(self) -> None:
         """The store has been written to, or the fault is another: let those who wait look."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            _look(one)
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -56,28 +57,30 @@ class Link:
     async def together(self, *commands: Sequence[Any], seconds: float = OPERATION_SECONDS) -> list[Any]:
         """Commands at one moment."""
         def ask() -> list[Any]:
+            before = self.memory.added
             try:
                 return [self.memory.command(*command) for command in commands]
             finally:
-                if any(command[0] == "XADD" for command in commands):
+                if self.memory.added != before:
                     self.memory.wrote()
         found: list[Any] = await self._asked(ask, seconds)
         return found
 
     async def wait(self, *command: Any, seconds: float) -> Any:
         """A command that itself waits."""
-        at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
         while True:
-            changed = self._changed
+            changed: asyncio.Future[None] = loop.create_future()
+            self._waiting.append(changed)
             found = await self._asked(lambda: self.memory.command(*command), seconds + OPERATION_SECONDS)
-            left = at + seconds - asyncio.get_running_loop().time()
-            if found or left <= 0:
+            if found or loop.time() >= until:
                 return found
+            timer = loop.call_at(until, _look, changed)
             try:
-                async with asyncio.timeout(left):
-                    await changed.wait()
-            except TimeoutError:
-                return None
+                await changed
+            finally:
+                timer.cancel()
 
     async def durability(self) -> Durability:
         """As with appendfsync always."""
@@ -101,3 +104,9 @@ class Link:
         if delay_s > patience or self.fault == "away":
             raise Unavailable("the store does not answer")
         return found
+
+
+def _look(waiting: asyncio.Future[None]) -> None:
+    """Whoever waits looks again, if it still does."""
+    if not waiting.done():
+        waiting.set_result(None)

@@ -60,24 +60,30 @@ class Stream:
 
 
 class Memory:
-    """One store. `now_ms` is its clock, `wrote` is called after every command or script that may have written."""
+    """One store. `now_ms` is its clock, `wrote` is called after what has added to a stream, `added` counts that."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self.now_ms = now_ms
         self.data: dict[bytes, Any] = {}
         self.wrote: Callable[[], None] = lambda: None
+        self.added = 0
+        self._commands: dict[str | bytes, Callable[..., Any]] = {}
 
     def run(self, script: Script, keys: Sequence[bytes], args: Sequence[str | bytes | int]) -> list[Any]:
         """A script over these keys."""
+        before = self.added
         try:
             return _LUA.run(self, script, keys, [_octets(arg) for arg in args])
         finally:
-            self.wrote()
+            if self.added != before:
+                self.wrote()
 
     def command(self, name: str | bytes, *args: str | bytes | int | float) -> Any:
         """One command; its reply as redis-py gives it without callbacks."""
-        made = _octets(name).decode().lower()
-        return getattr(self, f"_{made}")(*map(_octets, args))
+        made = self._commands.get(name)
+        if made is None:
+            made = self._commands[name] = getattr(self, f"_{_octets(name).decode().lower()}")
+        return made(*[arg if type(arg) is bytes else _octets(arg) for arg in args])
 
     def saved(self) -> dict[bytes, Any]:
         """Everything, as a copy to come back to."""
@@ -190,6 +196,7 @@ class Memory:
         else:
             at = _place(raw)
         stream.add(at, list(args[1:]), most)
+        self.added += 1
         return _id(at)
 
     def _xrange(self, key: bytes, first: bytes, last: bytes, *more: bytes) -> list[list[Any]]:
