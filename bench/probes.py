@@ -72,9 +72,10 @@ async def _measure(kind: str, port: int, rate: int, seconds: float) -> str:
     starts: defaultdict[Target, list[float]] = defaultdict(list)
     good = bad = 0
 
-    def begin(check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None]) -> probe.Exchange:
+    def begin(check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None],
+              connect_s: float | None) -> probe.Exchange:
         starts[Target(check, address)].append(time.monotonic())
-        return probe.begin(check, address, timeout_s, done)
+        return probe.begin(check, address, timeout_s, done, connect_s)
 
     def result(_: Target, outcome: Outcome, __: int) -> None:
         nonlocal good, bad

@@ -49,6 +49,13 @@ class Baseline:
             return MOST_MS
         return min(_longest(check, usual), MOST_MS)
 
+    def connect_ms(self, check: Check) -> float | None:
+        """When a connection comes too late for what is asked over it to end in time; None where that is the timeout."""
+        usual = self.ms
+        if usual is None or self._timeouts >= STUCK or check.shakes or check.kind not in ("http", "grpc"):
+            return None
+        return min(usual + check.timeout_ms, MOST_MS)
+
     def judged(self, check: Check, outcome: Outcome) -> Outcome:
         """Learns from an outcome, and calls a success that took too long after its own handshake a timeout."""
         if outcome.ours:

@@ -22,6 +22,10 @@ SOON: Final = 0.25
 class Running(Shape):
     """A probe under way."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether its connection stands."""
+
     def stop(self) -> None:
         """Lets go; nothing is told any more."""
 
@@ -52,12 +56,13 @@ class Probe:
 class Entry:
     """One target. `number` is that of its place in the heap; another there is stale. `services` counts who asks on each
     one's account, `payer` is the one that its probes are counted against, `judged` the policy it was judged by;
-    `failed`: results in a row that were failures; `usual_s`: what a success takes (0: there was none yet); `place`:
-    where it is due after it was looked at.
+    `failed`: results in a row that were failures; `usual_s`, `connect_s`: what a success and its connection take (0:
+    there was none yet); `place`: where it is due after it was looked at.
     """
 
-    __slots__ = ("asking", "at_ms", "baseline", "due", "failed", "fraction", "judged", "last", "name", "number", "ours",
-                 "payer", "pending", "period", "place", "refused", "services", "target", "usual_s")  # fmt: skip
+    __slots__ = ("asking", "at_ms", "baseline", "connect_s", "due", "failed", "fraction", "judged", "last", "name",
+                 "number", "ours", "payer", "pending", "period", "place", "refused", "services", "target",
+                 "usual_s")  # fmt: skip
 
     def __init__(self, target: Target, node: bytes) -> None:
         self.target = target
@@ -71,7 +76,7 @@ class Entry:
         self.last: Outcome | None = None
         self.at_ms = 0
         self.number, self.period, self.due, self.failed = -1, 0.0, 0.0, 0
-        self.usual_s = 0.0
+        self.usual_s = self.connect_s = 0.0
         self.place: float | None = None
         self.judged: Policy | None = None
         self.refused: str | None = None

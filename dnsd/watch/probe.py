@@ -55,30 +55,40 @@ async def probe(check: Check, address: bytes, timeout_s: float) -> Outcome:
         running.stop()
 
 
-def begin(check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None]) -> Exchange:
-    """Starts a probe in the running loop; `done` is called with its outcome once, never before this returns."""
+def begin(
+    check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None], connect_s: float | None = None,
+) -> Exchange:
+    """Starts a probe in the running loop; `done` is called with its outcome once, never before this returns.
+
+    It ends sooner, also as a timeout, where the connection does not stand after `connect_s`.
+    """
     exchange = Exchange(asyncio.get_running_loop(), done)
-    exchange.start(check, address, timeout_s)
+    exchange.start(check, address, timeout_s, timeout_s if connect_s is None else connect_s)
     return exchange
 
 
 class Exchange:
     """A probe under way."""
 
-    __slots__ = ("_began", "_connected", "_dialogue", "_done", "_due", "_left", "_loop", "_peer", "_reads", "_shaken",
-                 "_sock", "_timer", "_udp")  # fmt: skip
+    __slots__ = ("_began", "_connected", "_dialogue", "_done", "_due", "_end", "_left", "_loop", "_peer", "_reads",
+                 "_shaken", "_sock", "_timer", "_udp")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop, done: Callable[[Outcome], None]) -> None:
         self._loop, self._done = loop, done
         self._sock: socket.socket | None = None
         self._dialogue: Dialogue | None = None
-        self._began = self._due = loop.time()
+        self._began = self._due = self._end = loop.time()
         self._connected = self._shaken = 0.0
         self._left, self._reads = 0, _READS
         self._peer, self._udp = ("", 0), False
         self._timer: asyncio.Handle | None = None
 
-    def start(self, check: Check, address: bytes, timeout_s: float) -> None:
+    @property
+    def connected(self) -> bool:
+        """Whether the connection stands; never over UDP."""
+        return self._connected > 0
+
+    def start(self, check: Check, address: bytes, timeout_s: float, connect_s: float) -> None:
         """Makes the dialogue and the socket, and connects."""
         try:
             self._udp = check.kind == "dns"
@@ -90,7 +100,8 @@ class Exchange:
             kind = socket.SOCK_DGRAM if self._udp else socket.SOCK_STREAM
             self._sock = sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
             self._began = self._loop.time()
-            self._due = self._began + timeout_s
+            self._end = self._began + timeout_s
+            self._due = min(self._end, self._began + connect_s)
             failed = sock.connect_ex(self._peer)
             self._timer = self._loop.call_at(self._due, self._expired)
             if failed and failed != errno.EINPROGRESS:
@@ -143,6 +154,10 @@ class Exchange:
         if dialogue is None:
             self._finish(Reason.OK)
             return
+        if self._due < self._end and self._timer is not None:
+            self._timer.cancel()
+            self._due = self._end
+            self._timer = self._loop.call_at(self._due, self._expired)
         if not (self._udp or isinstance(dialogue, Tls)):
             self._shaken = self._connected
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -69,8 +70,9 @@ class Clock(Shape):
         """Let others run for that long."""
 
 
-Begin = Callable[[Check, bytes, float, Callable[[Outcome], None]], Running]
-"""`watch.probe.begin`: check, packed address, timeout in seconds, whom to tell; never tells before it returns."""
+Begin = Callable[[Check, bytes, float, Callable[[Outcome], None], float | None], Running]
+"""`watch.probe.begin`: check, packed address, timeout in seconds, whom to tell, how long the connection may take at
+most (None: the timeout); never tells before it returns."""
 
 
 class Standing(NamedTuple):
@@ -211,22 +213,22 @@ class Schedule:
                 continue
             self._share(entry)
             period = self._period(entry)
-            if entry.place is not None and not self._overdue(entry, now):
+            overdue_s = self._overdue(entry)
+            if entry.place is not None and overdue_s > now:
                 heapq.heappop(self._due)
-                self._put(entry, entry.place, period)
+                self._look_at(entry, overdue_s, period, entry.place)
                 continue
             passed = period > _GROWN * entry.period or len(entry.pending) >= _OVERLAP
             if not passed and (self.under_way >= self._budget.limits.under_way or not self._budget.take(now)):
                 return
             heapq.heappop(self._due)
             place = next_place(entry, max(due, now), period)
-            look = now + max(_HURRY * period, _late(entry))
-            if look < place and entry.usual_s and entry.failed < _HURRIED and self.stretched <= 1:
-                self._put(entry, look, period, place)
-            else:
-                self._put(entry, place, period)
             if not passed:
                 self._start(entry)
+            if entry.usual_s and entry.failed < _HURRIED and self.stretched <= 1:
+                self._look_at(entry, max(now + _HURRY * period, self._overdue(entry)), period, place)
+            else:
+                self._put(entry, place, period)
 
     def _judge(self, entry: Entry) -> None:
         """Puts the present policy to a target that was judged by another."""
@@ -259,10 +261,20 @@ class Schedule:
         crowded = period > entry.target.check.interval_ms / 1000 * self.stretched
         self._put(entry, next_place(entry, now, period) if crowded else now, period)
 
-    def _overdue(self, entry: Entry, now: float) -> bool:
-        """Whether the last probe takes much longer than this target's usually do: it may be the first that fails."""
-        last = entry.pending[-1] if entry.pending else None
-        return last is not None and last.outcome is None and now - last.began >= _late(entry)
+    def _overdue(self, entry: Entry) -> float:
+        """When the first probe under way takes much longer than this target's usually do: it may be the first that
+        fails. A connection that stands late is a sign before the answer is."""
+        for one in entry.pending:
+            if one.outcome is None and one.running is not None:
+                return one.began + _late(entry.usual_s if one.running.connected else entry.connect_s)
+        return math.inf
+
+    def _look_at(self, entry: Entry, look: float, period: float, place: float) -> None:
+        """Looked at then whether a probe is overdue, if that is before its place."""
+        if look < place:
+            self._put(entry, look, period, place)
+        else:
+            self._put(entry, place, period)
 
     def _put(self, entry: Entry, due: float, period: float, place: float | None = None) -> None:
         """Due then; with a place it is only looked then whether the last probe is overdue, and due at that place."""
@@ -282,7 +294,9 @@ class Schedule:
         entry.pending.append(one)
         self.under_way += 1
         timeout_s = entry.baseline.timeout_ms(check) / 1000
-        one.running = self._begin(check, address, timeout_s, partial(self._ended, entry, one))
+        connect_ms = entry.baseline.connect_ms(check)
+        one.running = self._begin(check, address, timeout_s, partial(self._ended, entry, one),
+                                  None if connect_ms is None else connect_ms / 1000)
 
     def _ended(self, entry: Entry, one: Probe, outcome: Outcome) -> None:
         one.outcome = outcome
@@ -299,8 +313,8 @@ class Schedule:
             return
         entry.failed = 0 if outcome.ok else entry.failed + 1
         if outcome.ok:
-            took_s = outcome.total_ms / 1000
-            entry.usual_s += (took_s - entry.usual_s) / _USUAL if entry.usual_s else took_s
+            entry.usual_s = _joined(entry.usual_s, outcome.total_ms / 1000)
+            entry.connect_s = _joined(entry.connect_s, outcome.connect_ms / 1000)
         try:
             self._on_result(entry.target, outcome, entry.at_ms)
         except Exception:  # one target's consequences must not end the probing of all
@@ -368,6 +382,10 @@ class Schedule:
             entry.payer = service
 
 
-def _late(entry: Entry) -> float:
-    """Seconds after which one of its probes is overdue."""
-    return entry.usual_s + max(entry.usual_s / 2, _LATE_S)
+def _joined(usual_s: float, took_s: float) -> float:
+    return usual_s + (took_s - usual_s) / _USUAL if usual_s else took_s
+
+
+def _late(usual_s: float) -> float:
+    """Seconds after which what usually takes so long is overdue."""
+    return usual_s + max(usual_s / 2, _LATE_S)

@@ -56,24 +56,29 @@ class Network:
             self.how[address] = how
             self.since[address] = self.loop.time()
 
-    def begin(self, node: str) -> Callable[[Check, bytes, float, Callable[[Outcome], None]], _Probe]:
+    def begin(self, node: str) -> Callable[[Check, bytes, float, Callable[[Outcome], None], float | None], _Probe]:
         """`watch.probe.begin` for a node."""
-        def begin(check: Check, packed: bytes, timeout_s: float, tell: Callable[[Outcome], None]) -> _Probe:
+        def begin(check: Check, packed: bytes, timeout_s: float, tell: Callable[[Outcome], None],
+                  connect_s: float | None) -> _Probe:
             address = str(ip_address(packed))
             how = "hole" if {address, "*"} & self.cut[node] else self.how.get(address, "live")
             ms = FAR_MS if how == "slow" else NEAR_MS
             outcome = Outcome(True, Reason.OK, ms, ms, ms)
             if how == "refused":
                 outcome = Outcome(False, Reason.REFUSED, total_ms=ms)
-            elif how == "hole" or ms > timeout_s * 1000:
+            elif how == "hole":
+                ms = (timeout_s if connect_s is None else connect_s) * 1000
+                outcome = Outcome(False, Reason.TIMEOUT, total_ms=ms)
+            elif ms > timeout_s * 1000:
                 outcome, ms = Outcome(False, Reason.TIMEOUT, total_ms=timeout_s * 1000), timeout_s * 1000
-            return _Probe(self.loop.call_later(ms / 1000, tell, outcome))
+            return _Probe(self.loop.call_later(ms / 1000, tell, outcome), connected=how != "hole")
         return begin
 
 
 @dataclass
 class _Probe:
     handle: asyncio.TimerHandle
+    connected: bool
 
     def stop(self) -> None:
         self.handle.cancel()

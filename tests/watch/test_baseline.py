@@ -74,6 +74,22 @@ def test_a_request_has_its_round_trip(check: Check, timeout_ms: float) -> None:
     assert baseline.timeout_ms(check) == timeout_ms
 
 
+@pytest.mark.parametrize(("check", "connect_ms"), [
+    (Check("http", 80), 400), (Check("grpc", 80), 400), (Check("https", 443), None),
+    (Check("grpc", 80, tls=True), None), (Check("tcp", 80), None), (Check("tls", 443), None), (Check("dns", 53), None)])
+def test_a_connection_may_come_late_only_as_far_as_its_request_still_fits(
+    check: Check, connect_ms: float | None,
+) -> None:
+    baseline = Baseline()
+    assert baseline.connect_ms(check) is None
+    baseline.judged(check, good(100, 200))
+    assert baseline.connect_ms(check) == connect_ms
+    assert connect_ms is None or connect_ms + 100 == baseline.timeout_ms(check)
+    for _ in range(STUCK):
+        baseline.judged(check, LOST)
+    assert baseline.connect_ms(check) is None, "the path may have become longer"
+
+
 def test_slow_servers_do_not_come_back_by_the_longer_timeout() -> None:
     baseline = after(good(20), *[LOST] * STUCK)
     for _ in range(20):

@@ -110,9 +110,10 @@ async def test_intervals_on_the_real_clock() -> None:
         times: list[float] = []
         real = probe.begin
 
-        def begin(check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None]) -> probe.Exchange:
+        def begin(check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None],
+                  connect_s: float | None) -> probe.Exchange:
             times.append(time.monotonic())
-            return real(check, address, timeout_s, done)
+            return real(check, address, timeout_s, done, connect_s)
 
         schedule = Schedule(begin, lambda *_: None, Policy(allow=Prefixes(["127.0.0.0/8"])), clock=Wall(), node="a")
         schedule.watch(Target(Check("http", target.port, interval_ms=100), b"\x7f\0\0\1"), "e", "s")

@@ -307,6 +307,26 @@ async def test_without_descriptors_or_routes_nothing_is_said_of_the_target(monke
 
 
 @pytest.mark.asyncio
+async def test_a_connection_that_does_not_come_ends_it_sooner_and_one_that_came_has_all_its_time() -> None:
+    loop = asyncio.get_running_loop()
+    async with black_hole() as port:
+        lost: asyncio.Future[Outcome] = loop.create_future()
+        running = begin(Check("http", port), HERE, 5.0, lost.set_result, 0.1)
+        outcome = await lost
+        assert not running.connected
+    assert outcome.reason is Reason.TIMEOUT
+    assert 100 <= outcome.total_ms < 1000
+    async with tcp(says(0.3, PLAIN)) as target:
+        found: asyncio.Future[Outcome] = loop.create_future()
+        running = begin(Check("http", target.port), HERE, 5.0, found.set_result, 0.1)
+        await asyncio.sleep(0.15)
+        assert running.connected
+        outcome = await found
+    assert outcome.ok
+    assert outcome.total_ms >= 300
+
+
+@pytest.mark.asyncio
 async def test_a_loop_that_stood_still_blames_nobody() -> None:
     async with tcp() as target:
         results: list[Outcome] = []

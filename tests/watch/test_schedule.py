@@ -26,6 +26,7 @@ class World:
     def __init__(self, policy: Policy = FLEET, limits: Limits = Limits(), took_ms: float = 1.0) -> None:  # noqa: B008
         self.now = 1000.0
         self.took_ms: float | None = took_ms
+        self.connect_ms: float | None = None  # None: as long as it takes
         self.ok = True
         self.reason = Reason.OK
         self.events: list[tuple[float, int, Callable[[], None]]] = []
@@ -49,13 +50,18 @@ class World:
         self.now = until
         await asyncio.sleep(0)
 
-    def begin(self, check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None]) -> Probing:
+    def begin(self, check: Check, address: bytes, timeout_s: float, done: Callable[[Outcome], None],
+              connect_s: float | None) -> Probing:
         self.starts.append((self.now, address, timeout_s))
         self.most = max(self.most, self.schedule.under_way)
-        probing = Probing(self)
-        took = timeout_s * 1000 if self.took_ms is None else self.took_ms
-        outcome = (Outcome(False, Reason.TIMEOUT, 0, took, len(self.starts)) if self.took_ms is None
-                   else Outcome(self.ok, self.reason, took, took, len(self.starts)))
+        took = self.took_ms
+        if took is None:
+            took = (timeout_s if connect_s is None else connect_s) * 1000
+        connect = took if self.connect_ms is None else self.connect_ms
+        probing = Probing(self, None if self.took_ms is None else self.now + connect / 1000)
+        total = took + len(self.starts) / 1e6  # tells one from another
+        outcome = (Outcome(False, Reason.TIMEOUT, 0, total) if self.took_ms is None
+                   else Outcome(self.ok, self.reason, connect, total, connect))
         self.count += 1
         heapq.heappush(self.events, (self.now + took / 1000, self.count,
                                      lambda: None if probing.stopped else done(outcome)))
@@ -78,8 +84,12 @@ class World:
 
 
 class Probing:
-    def __init__(self, world: World) -> None:
-        self.world, self.stopped = world, False
+    def __init__(self, world: World, connects: float | None) -> None:
+        self.world, self.stopped, self.connects = world, False, connects
+
+    @property
+    def connected(self) -> bool:
+        return self.connects is not None and self.world.now >= self.connects
 
     def stop(self) -> None:
         self.stopped = True
@@ -188,6 +198,24 @@ async def test_what_begins_to_fail_is_settled_sooner_and_then_probed_as_ever(
     assert gaps[8:] == pytest.approx([0.5] * len(gaps[8:]), abs=0.06)
 
 
+@pytest.mark.parametrize(("round_trip_ms", "settled_s"), [(1, 1.35), (90, 1.45), (200, 1.8), (280, 2.1)])
+@pytest.mark.asyncio
+async def test_a_far_black_hole_is_settled_by_connections_that_do_not_come(
+    round_trip_ms: float, settled_s: float,
+) -> None:
+    """A request takes twice the way; what does not even connect is overdue, and over, that much earlier."""
+    world = World(took_ms=2 * round_trip_ms + 1)
+    world.connect_ms = round_trip_ms
+    fill(world, 1, kind="http")
+    await world.run(10)
+    assert all(outcome.ok for _, outcome, _ in world.results)
+    assert len(world.starts) == pytest.approx(20, abs=2), "none was overdue"
+    world.took_ms, died = None, world.now
+    await world.run(10)
+    failures = [at / 1000 for _, outcome, at in world.results if not outcome.ok]
+    assert failures[2] - died <= settled_s
+
+
 @pytest.mark.asyncio
 async def test_who_is_always_slow_is_not_overdue() -> None:
     """Only against what is usual: a service that takes its time must not cost twice the probes."""
@@ -234,7 +262,7 @@ async def test_a_black_hole_is_told_after_its_timeout_and_in_order() -> None:
     assert first[2] - died * 1000 <= 1900, "three failures, none waits for the one before to have failed"
     assert world.most <= 3
     verdicts = [outcome.ok for _, outcome, _ in world.results]
-    numbers = [outcome.connect_ms for _, outcome, _ in world.results]
+    numbers = [round(outcome.total_ms % 1 * 1e6) for _, outcome, _ in world.results]
     assert numbers == list(range(int(numbers[0]), int(numbers[0]) + len(numbers))), "each is told once, in order"
     assert True in verdicts
     assert verdicts == sorted(verdicts), "a late timeout never follows a success that started after it"
