@@ -1,0 +1,1 @@
+"""Round-trip times between client blocks and sites: measured, kept, decided, inferred."""
