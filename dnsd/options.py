@@ -102,7 +102,7 @@ class TcpOptions(Section):
 
     connections: int = Field(
         default=512, ge=1, le=100_000,
-        description="open at once, TCP and TLS together; one more closes the one idle longest")
+        description="open at once, TCP and TLS together, besides new ones; one more closes the one idle longest")
     per_prefix: int = Field(
         default=128, ge=1, le=100_000,
         description="of them from one IPv4 /24 or IPv6 /56; one more closes its own idle longest")

@@ -80,6 +80,7 @@ def _numbers() -> Iterator[tuple[str, int]]:
             yield f"{name}_{field.upper()}", at
     yield from ((name, getattr(layout, name)) for name in _LAYOUT)
     yield from ((f"M_{name}", getattr(metrics, name)) for name in _METRICS)
+    yield from ((f"M_TCP_CLOSED_{reason.upper()}", slot) for reason, slot in metrics.TCP_CLOSED.items())
     yield from ((f"T_{name}", getattr(types, name)) for name in _TYPES)
     yield from ((f"LADDER_{rung.name}", rung.value) for rung in Ladder)
     yield from ((f"PASS_{reason.upper()}", -1 - at) for at, reason in enumerate(metrics.PASS_REASONS))

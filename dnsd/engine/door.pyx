@@ -32,13 +32,14 @@ cdef class Door:
     cdef Space space
     cdef object kept
     cdef uint8_t *out
+    cdef uint8_t *run
     cdef uint64_t[::1] count
 
     def __cinit__(self):
         memset(&self.ctx, 0, sizeof(Ctx))
         self.space.memory = NULL
         self.space.largest = 0
-        self.out = NULL
+        self.out = self.run = NULL
 
     def __init__(self, count, *, bint tcp=False, uint32_t limit=K_UDP_SIZE, int keepalive=-1, bint pad=False):
         self.count = count
@@ -56,6 +57,7 @@ cdef class Door:
         free_ranges(&self.ctx.guard.raised)
         free(self.space.memory)
         free(self.out)
+        free(self.run)
 
     def cookies(self, secrets):
         """The secrets of cookies, 16 octets each, the active one first; none: no cookies."""
@@ -127,6 +129,30 @@ cdef class Door:
             return -1 - size
         return PyBytes_FromStringAndSize(<char*>self.out, size) if size else None
 
+    def stream(self, bytes data, uint32_t at, bytes client, uint64_t now, Sight sight):
+        """Answer the whole queries of a stream from there on, no more than a turn of them.
+
+        (where the next query begins, queries, replies, the replies with their lengths, whether the next query is there
+        too, why it was not answered). The last: a place in metrics.PASS_REASONS if `respond` must give that reply; -1 if
+        it cannot be a message; -2 if there is no reason but the turn's end.
+        """
+        cdef Ask *ask = &self.space.ask
+        cdef uint32_t done = 0, queries = 0, replies = 0, size = 0
+        cdef int ended, reason = 0
+        if len(client) not in (4, 16) or at > <uint32_t>len(data):
+            raise ValueError("an address has 4 or 16 octets, and a query begins in its stream")
+        if self.run == NULL:
+            self.run = <uint8_t*>malloc(STREAM_OUT)
+        if self.run == NULL or not fit(&self.space, sight.scene.largest):
+            raise MemoryError
+        ask.client, ask.client_len, ask.now = client, len(client), now
+        ended = answer_run(ask, &self.ctx, &sight.scene, &self.space.work, <const uint8_t*>data + at,
+                           <uint32_t>len(data) - at, self.run, &done, &queries, &replies, &size, &reason)
+        if ended == S_PASS:
+            self.ctx.count[K_M_PASSED - 1 - reason] += 1
+        return (at + done, queries, replies, PyBytes_FromStringAndSize(<char*>self.run, size), ended != S_DRY,
+                -1 - reason if ended == S_PASS else -1 if ended == S_MALFORMED else -2)
+
     def over(self, bytes client, uint32_t zone, uint32_t kind):
         """`dns.guard.Guard.over`."""
         if self.ctx.guard.table == NULL or len(client) not in (4, 16) or kind >= K_GUARD_KINDS:
@@ -145,4 +171,5 @@ cdef class Door:
 
 include "ring.pxi"
 include "sockets.pxi"
+include "stream.pxi"
 include "loop.pxi"

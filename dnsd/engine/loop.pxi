@@ -9,13 +9,16 @@ cdef class Held:
     cdef Stage stage
     cdef Sight sight
     cdef Door door
+    cdef Door door_of_streams
 
 
 cdef class Loop:
     """The thread that answers these sockets, each (descriptor, whether it is IPv6); they must stay open meanwhile.
 
     `free`: so many datagrams of a quarter of a second leave every bucket of the guard unfilled, -1: there is no guard.
-    One in `every` of the queries answered is sampled, 0: none. All methods but `run` are the main thread's.
+    One in `every` of the queries answered is sampled, 0: none. `streams` are listening TCP sockets in the same form:
+    their connections are answered while they are new, `places` of them at once, and `queries` is how many one may ask.
+    All methods but `run` are the main thread's.
     """
 
     cdef Works *works
@@ -28,7 +31,8 @@ cdef class Loop:
             raise MemoryError
         self.works.wake = self.works.bell = -1
 
-    def __init__(self, sockets, *, int64_t free=-1, uint32_t every=0):
+    def __init__(self, sockets, *, int64_t free=-1, uint32_t every=0, streams=(), uint64_t queries=1,
+                 uint32_t places=FRESH):
         cdef Works *works = self.works
         if self.held is not None:
             raise RuntimeError("a loop begins once")
@@ -40,7 +44,7 @@ cdef class Loop:
         if works.wake < 0 or works.bell < 0:
             raise OSError(errno, "eventfd")
         works.lane = <Lane*>calloc(len(sockets) + 1, sizeof(Lane))
-        works.polled = <pollfd*>calloc(len(sockets) + 1, sizeof(pollfd))
+        works.polled = <pollfd*>calloc(len(sockets) + 2, sizeof(pollfd))
         if (works.lane == NULL or works.polled == NULL or not make_ring(&works.passed, PASSED_PLACES, SLOT)
                 or not make_ring(&works.sampled, SAMPLE_PLACES if every else 1, SLOT + REPLY)):
             raise MemoryError
@@ -48,6 +52,8 @@ cdef class Loop:
             self._add(descriptor, v6)
         works.polled[works.lanes].fd, works.polled[works.lanes].events = works.wake, POLLIN
         self._lay()
+        if streams:
+            self._listen(streams, queries, min(max(places, 1), FRESH))
 
     cdef _add(self, int descriptor, bint v6):
         cdef uint32_t i = self.works.lanes
@@ -56,6 +62,28 @@ cdef class Loop:
         lane.client, lane.client_len = (8, 16) if v6 else (4, 4)
         self.works.polled[i].fd, self.works.polled[i].events = descriptor, POLLIN
         self.works.lanes += 1
+
+    cdef _listen(self, streams, uint64_t queries, uint32_t places):
+        cdef Works *works = self.works
+        cdef Fresh *fresh = <Fresh*>calloc(1, sizeof(Fresh))
+        cdef uint32_t i
+        if fresh == NULL:
+            raise MemoryError
+        works.fresh = fresh
+        fresh.fd = epoll_create1(EPOLL_CLOEXEC)
+        fresh.conn = <Conn*>calloc(FRESH, sizeof(Conn))
+        fresh.lane = <Lane*>calloc(len(streams), sizeof(Lane))
+        if fresh.fd < 0 or fresh.conn == NULL or fresh.lane == NULL:
+            raise MemoryError
+        fresh.most, fresh.keepalive, fresh.oldest, fresh.newest = queries, NOBODY, NOBODY, NOBODY
+        for i in range(FRESH):
+            fresh.conn[i].fd, fresh.conn[i].after = -1, i + 1 if i + 1 < places else NOBODY
+        for descriptor, v6 in streams:
+            fresh.lane[fresh.lanes].fd = descriptor
+            fresh.lane[fresh.lanes].client, fresh.lane[fresh.lanes].client_len = (8, 16) if v6 else (4, 4)
+            fresh.lanes += 1
+        listen_to(fresh, True)
+        works.polled[works.lanes + 1].fd, works.polled[works.lanes + 1].events = fresh.fd, POLLIN
 
     cdef _lay(self):
         cdef Works *works = self.works
@@ -74,6 +102,8 @@ cdef class Loop:
             close(works.wake)
         if works.bell >= 0:
             close(works.bell)
+        if works.fresh != NULL:
+            free_fresh(works.fresh)
         free(works.passed.memory)
         free(works.sampled.memory)
         free(works.space.memory)
@@ -97,14 +127,17 @@ cdef class Loop:
         tell(&self.works.stopping, 1)
         eventfd_write(self.works.wake, 1)
 
-    def publish(self, Sight sight, Door door not None):
+    def publish(self, Sight sight, Door door not None, Door stream=None):
         """Serve that from now on: what the thread receives after this is answered by it. Sight None: pass all on.
 
-        The Door is the thread's from then on: who has changes for it makes another.
+        The Doors are the thread's from then on: who has changes for them makes others. `stream` is TCP's.
         """
         cdef Held held = Held()
-        held.sight, held.door = sight, door
+        if self.works.fresh != NULL and stream is None:
+            raise ValueError("there are streams, and no door for them")
+        held.sight, held.door, held.door_of_streams = sight, door, stream
         held.stage.ctx = &door.ctx
+        held.stage.stream = &stream.ctx if stream is not None else NULL
         held.stage.scene = &sight.scene if sight is not None else NULL
         self.held.append(held)
         point(&self.works.current, &held.stage)
@@ -125,6 +158,39 @@ cdef class Loop:
     def tick(self):
         """A quarter of a second has passed."""
         tell(&self.works.ticks, self.works.ticks + 1)
+        if self.works.fresh != NULL and look(&self.works.fresh.told):
+            eventfd_write(self.works.wake, 1)
+
+    def keepalive(self, int value):
+        """What new connections are told, see `context.Context.keepalive`."""
+        if self.works.fresh != NULL:
+            tell(&self.works.fresh.keepalive, NOBODY if value < 0 else <uint32_t>value)
+
+    def shut(self):
+        """Have the thread take no more connections and hand over those it has; the bell rings when it has."""
+        if self.works.fresh != NULL and not look(&self.works.shut):
+            tell(&self.works.shut, 1)
+            eventfd_write(self.works.wake, 1)
+
+    @property
+    def is_shut(self):
+        """Whether it has no connections and takes none."""
+        return self.works.fresh == NULL or look(&self.works.shut) == 2
+
+    def handed(self):
+        """Connections the thread hands over: (descriptor, what it sent, what it has not taken, queries it asked)."""
+        cdef Fresh *fresh = self.works.fresh
+        cdef Handed *handed
+        cdef char *octets
+        cdef list found = []
+        while fresh != NULL and look(&fresh.tail) != fresh.head:
+            handed = <Handed*>fresh.handed[fresh.head % HANDED]
+            octets = <char*>handed + sizeof(Handed)
+            found.append((handed.fd, PyBytes_FromStringAndSize(octets, handed.pending),
+                          PyBytes_FromStringAndSize(octets + handed.pending, handed.unsent), handed.queries))
+            free(handed)
+            tell(&fresh.head, fresh.head + 1)
+        return found
 
     @property
     def running(self):

@@ -70,6 +70,7 @@ cdef enum:
 cdef struct Stage:
     const Scene *scene
     Ctx *ctx
+    Ctx *stream              # for TCP
 
 
 # One socket.
@@ -104,9 +105,11 @@ cdef struct Works:
     Pace pace
     uint32_t lanes
     Lane *lane
-    pollfd *polled           # of each lane, then `wake`
+    pollfd *polled           # of each lane, then `wake`, then of `fresh`
     uint32_t every, left     # of sampling; every 0: none
     Ring passed, sampled
+    Fresh *fresh             # NULL: no TCP here
+    uint32_t shut            # 1: the main thread wants no new connections, 2: there are none
     mmsghdr inbox[BATCH]
     mmsghdr outbox[BATCH]
     iovec in_iov[BATCH]
@@ -121,20 +124,40 @@ cdef void work_on(Works *works) noexcept nogil:
     cdef uint64_t value, until
     while not look(&works.stopping):
         rest(works)
-        if poll(works.polled, works.lanes + 1, -1) <= 0:
+        if poll(works.polled, works.lanes + 1 + (works.fresh != NULL), -1) <= 0:
             continue
         if works.polled[wake].revents:
             eventfd_read(works.wake, &value)
+            if works.fresh != NULL:
+                woken(works)
+        if works.fresh != NULL and works.polled[wake + 1].revents:
+            streams(works)
         for i in range(works.lanes):
             if works.polled[i].revents & POLLNVAL:
                 works.polled[i].fd = -1
             elif works.polled[i].revents:
                 turn(works, i)
+    if works.fresh != NULL:
+        tell(&works.shut, 1)
+        woken(works)
     until = clock_ns(CLOCK_MONOTONIC) + STOP_MS * <uint64_t>1000000
     for i in range(works.lanes):
         while turn(works, i) and clock_ns(CLOCK_MONOTONIC) < until:
             pass
     rest(works)
+
+
+# The main thread rang: a tick may have passed, or connections are not wanted any more.
+cdef void woken(Works *works) noexcept nogil:
+    taken_stage(works)
+    catch_up(&works.pace, look(&works.ticks))
+    if look(&works.shut) == 0:
+        grow_old(works, False)
+    elif look(&works.shut) == 1:
+        grow_old(works, True)
+        tell(&works.shut, 2)
+        if not exchange(&works.called, 1):
+            eventfd_write(works.bell, 1)
 
 
 # At no Stage from here on.

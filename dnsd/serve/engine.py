@@ -1,6 +1,7 @@
 """The compiled engine in a worker: what it serves now, and what it leaves to Python.
 
-Lives here: Context -> Door and Image -> Sight, queries passed on as a `mmsg.Channel`, the thread's beginning and end.
+Lives here: Context -> Door and Image -> Sight, queries passed on as a `mmsg.Channel`, TCP connections that are not new
+any more, the thread's beginning and end.
 Does not live here: the thread (`engine/loop.pxi`), whether there is one (`engine.finding`), which image there is
 (`serve.images`), answering (`serve.udp`, which takes what is passed on as if it came from a socket).
 
@@ -15,9 +16,10 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dnsd import metrics
 from dnsd.context import Context
@@ -26,6 +28,8 @@ from dnsd.image.reading import Image
 from dnsd.image.samples import Address, Sample
 from dnsd.model import Stamp
 from dnsd.serve import mmsg
+from dnsd.serve.stream import Begun
+from dnsd.serve.stream import Door as StreamDoor
 from dnsd.serve.udp import Listener, Serving
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 
 RUNS: Final = 8  # sockets' runs of passed-on queries in one turn of the event loop
 STUCK_TICKS: Final = 8  # for which a batch may last
+_PROGRESS: Final = (metrics.UDP_BATCHES, metrics.TCP_ACCEPTED, metrics.QUERIES_TCP)
 END_SECONDS: Final = 1.0  # for the thread to end, which it does in a fifth of that
 
 
@@ -43,16 +48,23 @@ class Engine:
     `count` are the engine's own slots (`metrics.engine_counters`); what is passed on is counted by `serving`.
     """
 
-    def __init__(self, door: ModuleType, serving: Serving, socks: Sequence[socket.socket], count: memoryview) -> None:
-        self._module, self._serving, self._count = door, serving, count
+    def __init__(self, door: ModuleType, serving: Serving, socks: Sequence[socket.socket], count: memoryview,
+                 streams: Streams | None = None) -> None:
+        self._module, self._serving, self._count, self._streams = door, serving, count, streams
         contexts = serving.contexts
+        count[metrics.TCP_OPEN] = 0
         self._loop: Loop = door.Loop(
             [(sock.fileno(), sock.family == socket.AF_INET6) for sock in socks],
-            free=contexts.free if contexts.guard is not None else -1, every=serving.tap.every if serving.tap else 0)
+            free=contexts.free if contexts.guard is not None else -1, every=serving.tap.every if serving.tap else 0,
+            streams=[(sock.fileno(), sock.family == socket.AF_INET6) for sock in streams.socks] if streams else (),
+            queries=streams.door.crowd.limits.queries if streams else 1,
+            places=streams.door.crowd.limits.connections if streams else 1)
         contexts.engine = self._loop
         self._channels = [Passed(sock, self._loop, lane, serving.count) for lane, sock in enumerate(socks)]
         self._listeners = [Listener(channel, serving) for channel in self._channels]
         self._door: Door | None = None
+        self._fresh: Door | None = None  # of the thread's own connections
+        self._moving: set[asyncio.Task[None]] = set()
         self._doors: dict[bool, Door] = {}
         self._made_for: object = None  # the cookies the door has
         self._sight: Sight | None = None
@@ -79,6 +91,7 @@ class Engine:
             return
         if self._door is None or self._made_for is not context.cookies:
             self._door, self._made_for = _door(self._module, context, self._count), context.cookies
+            self._fresh = _door(self._module, self._serving.tcp, self._count)
             self._doors = {other.pad: _door(self._module, other, self._serving.count) for other in (
                 self._serving.tcp, self._serving.tls)}
         try:
@@ -89,7 +102,7 @@ class Engine:
                 self._complaint = str(error)
                 print(f"dnsd worker: the engine cannot use the image, Python answers: {error}",
                       file=sys.stderr, flush=True)
-        self._loop.publish(self._sight, self._door)
+        self._loop.publish(self._sight, self._door, self._fresh)
 
     def stream(self, context: Context) -> tuple[Door, Sight] | None:
         """What answers in a stream's context; None while the engine cannot use the image."""
@@ -103,10 +116,21 @@ class Engine:
         """A quarter of a second has passed; whether the thread goes on. One that does not is stuck for good."""
         self.publish()  # cookies and map tables change without a word
         self._loop.reclaim()
-        batches = self._count[metrics.UDP_BATCHES]
+        if self._streams is not None:
+            self._loop.keepalive(self._streams.door.crowd.keepalive)
+        batches = sum(self._count[slot] for slot in _PROGRESS)
         self._stuck = self._stuck + 1 if self._loop.busy and batches == self._batches else 0
         self._batches = batches
         return self._stuck < STUCK_TICKS
+
+    async def shut(self) -> None:
+        """Take no more TCP connections; those that the thread had are Python's when this returns."""
+        self._loop.shut()
+        while not self._loop.is_shut and self._thread.is_alive():
+            await asyncio.sleep(0.002)
+        self._take_over()
+        while self._moving:
+            await asyncio.wait(self._moving)
 
     async def drain(self) -> None:
         """Have the thread empty the sockets' queues and end, and answer all that it left."""
@@ -144,6 +168,7 @@ class Engine:
     def _heard(self) -> None:
         """Something was. No more than a few batches of it at a time, so that nothing else waits long."""
         self._loop.hear()
+        self._take_over()
         self._hand_samples()
         if self._answer_passed():
             asyncio.get_running_loop().call_soon(self._heard)
@@ -157,6 +182,24 @@ class Engine:
             self._listeners[lane].readable()
         return True
 
+    def _take_over(self) -> None:
+        """Connections that have become Python's."""
+        for descriptor, pending, unsent, queries in self._loop.handed():
+            task = asyncio.get_running_loop().create_task(
+                self._go_on(socket.socket(fileno=descriptor), Begun(pending, unsent, queries)))
+            self._moving.add(task)
+            task.add_done_callback(self._moving.discard)
+
+    async def _go_on(self, sock: socket.socket, begun: Begun) -> None:
+        streams = self._streams
+        if streams is None:
+            return
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(partial(streams.door.begun, begun), sock)
+        except OSError:  # gone meanwhile
+            self._serving.count[metrics.TCP_CLOSED["error"]] += 1
+            sock.close()
+
     def _hand_samples(self) -> None:
         tap = self._serving.tap
         if tap is None:
@@ -166,6 +209,13 @@ class Engine:
             tap.hand(samples.UDP, channel.local, [
                 Sample(Address(channel.client(name), _port(name)), query, reply)
                 for _, (query, name, reply) in found])
+
+
+class Streams(NamedTuple):
+    """Listening TCP sockets, and the door of the connections that do not stay with the thread."""
+
+    socks: Sequence[socket.socket]
+    door: StreamDoor
 
 
 class Passed:

@@ -1,9 +1,8 @@
 """The TCP door: framing, pipelining, and what a connection may cost.
 
 Lives here: connections and their octets. Does not live here: who of them must go (`crowd`), TLS (`tls`), the PROXY
-header (`proxy`), accepting (asyncio's), answering.
+header (`proxy`), accepting (asyncio's, or the engine's), answering a run of queries (`turn`).
 
-All queries of one read are answered by one write: a pipelining client costs a system call per read, not per answer.
 Nothing waits without bound: reading pauses while whole queries are unanswered or answers unsent, so a client that
 writes and never reads holds one read and one write until it has stalled too long.
 """
@@ -13,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NamedTuple, cast
 
 from dnsd import metrics
@@ -20,14 +20,10 @@ from dnsd.answer import respond
 from dnsd.context import DESK, Context
 from dnsd.dns.prefixes import Prefixes
 from dnsd.image.reading import Image
-from dnsd.serve import proxy
+from dnsd.serve import proxy, turn
 from dnsd.serve.crowd import Crowd, Member, prefix_of
 from dnsd.serve.mmsg import packed
 from dnsd.serve.udp import Serving
-
-TURN: Final = 256  # queries answered before other connections get their turn
-_PASSED: Final = 0  # what the engine gives for a query that is not its to answer is a whole number
-WRITE_AT: Final = 32 * 1024  # octets of answers gathered before they are handed to the kernel
 
 
 class Slots(NamedTuple):
@@ -45,6 +41,14 @@ class Slots(NamedTuple):
 TCP: Final = Slots(
     metrics.QUERIES_TCP, metrics.RESPONSES_TCP, metrics.BYTES_IN_TCP, metrics.BYTES_OUT_TCP,
     metrics.TCP_ACCEPTED, metrics.TCP_OPEN, metrics.TCP_CLOSED)
+
+
+class Begun(NamedTuple):
+    """A connection that another has begun: what it sent that is not answered, what it has not taken, what it asked."""
+
+    pending: bytes
+    unsent: bytes
+    queries: int
 
 
 class Door:
@@ -67,6 +71,10 @@ class Door:
         """A protocol for a connection just accepted."""
         return Connection(self)
 
+    def begun(self, begun: Begun) -> Connection:
+        """A protocol for a connection that was accepted, and counted, elsewhere."""
+        return Connection(self, begun)
+
     def count(self, change: int) -> None:
         """A connection more or less."""
         self.open += change
@@ -77,13 +85,14 @@ class Connection(asyncio.Protocol, Member):
     """One client: octets in, the answers of all whole queries among them out."""
 
     __slots__ = (
-        "_blocked", "_closed", "_door", "_eof", "_headless", "_last", "_more", "_opened", "_paused", "_pending",
-        "_queries", "_reason", "_scheduled", "_transport", "asked", "client")
+        "_begun", "_blocked", "_closed", "_door", "_eof", "_headless", "_last", "_more", "_opened", "_paused",
+        "_pending", "_queries", "_reason", "_scheduled", "_transport", "asked", "client")
 
     _transport: asyncio.Transport
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, begun: Begun | None = None) -> None:
         self._door = door
+        self._begun = begun
         self.client = self.prefix = b""
         self.line = None
         self.busy = False
@@ -106,7 +115,9 @@ class Connection(asyncio.Protocol, Member):
         # 0: told of anything the kernel has not taken, for a connection with unsent answers is not an idle one.
         self._transport.set_write_buffer_limits(high=0)
         peer = transport.get_extra_info("peername")
-        if not peer:  # gone before it was accepted
+        if not peer:  # gone before it was accepted, or taken over
+            if self._begun is not None:
+                self._count("error")
             self._transport.abort()
             return
         door = self._door
@@ -114,12 +125,20 @@ class Connection(asyncio.Protocol, Member):
         self._headless = self.client in door.proxied
         if not self._headless:
             self.prefix = prefix_of(self.client)
-        door.serving.count[door.slots.accepted] += 1
+        begun = self._begun
+        if begun is None:
+            door.serving.count[door.slots.accepted] += 1
         refused = door.crowd.admit(self)
         if refused:
             self.abort(refused)
-        else:
-            door.count(1)
+            return
+        door.count(1)
+        if begun is not None:
+            self._queries, self._begun = begun.queries, None
+            if begun.unsent:
+                self._write(begun.unsent)
+            if begun.pending:
+                self.data_received(begun.pending)
 
     def data_received(self, data: bytes) -> None:
         """Some octets, however they were cut."""
@@ -224,47 +243,30 @@ class Connection(asyncio.Protocol, Member):
         self._settle()
 
     def _answer_turn(self) -> bool:
-        """Answer up to `TURN` queries and hand the answers over in one write; whether a whole query is left."""
-        door, client, data = self._door, self.client, self._pending
+        """Answer a turn's queries and hand the answers over in one write; whether a whole query is left."""
+        door, data = self._door, self._pending
         serving, context = door.serving, door.context
         context.keepalive = door.crowd.keepalive
         image, now = serving.image, int(time.time())
+        respond_to = partial(self._respond, image, now)
         fast = serving.engine.stream(context) if serving.engine is not None else None
-        out: list[bytes] = []
-        at = number = gathered = 0
-        more = malformed = False
-        while len(data) >= at + 2:
-            end = at + 2 + (data[at] << 8 | data[at + 1])
-            if end > len(data):
-                break
-            if number == TURN or gathered >= WRITE_AT:
-                more = True
-                break
-            if end - at < 14:  # no header: nothing to answer to, and nothing to keep in step with
-                malformed = True
-                break
-            packet = data[at + 2 : end]
-            found = fast[0].answer(packet, client, now, fast[1]) if fast else _PASSED
-            reply = self._respond(packet, image, now) if isinstance(found, int) else found
-            at = end
-            number += 1
-            if reply:
-                out += (len(reply).to_bytes(2, "big"), reply)
-                gathered += len(reply)
-        self._pending = data[at:]
-        if number:
-            self._account(number, at, len(out) // 2, gathered)
-        if out:
-            self._write(b"".join(out))
-        if serving.tap is not None and number:
-            serving.tap.stream(client, self._transport, data, out[1::2], number, tls=context.pad)
-        if malformed:
+        done = turn.by_engine(data, self.client, now, fast, respond_to) if fast else turn.by_python(data, respond_to)
+        self._pending = data[done.at :]
+        if done.queries:
+            self._account(done)
+        if done.out:
+            self._write(done.out)
+        if serving.tap is not None and done.queries:
+            serving.tap.stream(
+                self.client, self._transport, data, turn.messages(done.out), done.queries, tls=context.pad)
+        if done.malformed:
             self._close("malformed")
         elif self._queries >= door.crowd.limits.queries:
-            self._reason, self._pending, more = self._reason or "queries", b"", False
-        return more
+            self._reason, self._pending = self._reason or "queries", b""
+            return False
+        return done.more
 
-    def _respond(self, packet: bytes, image: Image, now: int) -> bytes | None:
+    def _respond(self, image: Image, now: int, packet: bytes) -> bytes | None:
         """Python's answer, or the desk's, which may come later."""
         serving = self._door.serving
         try:
@@ -273,14 +275,14 @@ class Connection(asyncio.Protocol, Member):
             return serving.failed(packet)
         return serving.desk.stream(self, packet) if reply == DESK and serving.desk is not None else reply
 
-    def _account(self, queries: int, octets: int, answers: int, gathered: int) -> None:
-        self._queries += queries
+    def _account(self, done: turn.Turn) -> None:
+        self._queries += done.queries
         self._last = self._door.crowd.clock()
         count, slots = self._door.serving.count, self._door.slots
-        count[slots.queries] += queries
-        count[slots.octets_in] += octets - 2 * queries
-        count[slots.responses] += answers
-        count[slots.octets_out] += gathered
+        count[slots.queries] += done.queries
+        count[slots.octets_in] += done.at - 2 * done.queries
+        count[slots.responses] += done.answers
+        count[slots.octets_out] += len(done.out) - 2 * done.answers
 
     def _finish_if_done(self) -> bool:
         """Close, if that is wanted and nobody waits for an answer."""

@@ -159,19 +159,29 @@ class Worker:
         if settings.tap >= 0:
             serving.tap = Tap(_socket(settings.tap), settings.tap_every, settings.slot, self._count)
         loop = asyncio.get_running_loop()
-        doors = [(sock, Door(serving, self._crowd, proxied=Prefixes(settings.proxy_from))) for sock in self._tcp]
+        door = Door(serving, self._crowd, proxied=Prefixes(settings.proxy_from))
+        # New connections are the engine's where nobody asks for more of them than it knows.
+        streams = None
+        if self._door and self._tcp and not settings.proxy_from and serving.tap is None:
+            streams = engine.Streams(self._tcp, door)
+        doors: list[tuple[socket.socket, Door]] = [] if streams else [(sock, door) for sock in self._tcp]
         if settings.certificate and settings.key:
             self._certificate = Certificate(settings.certificate, settings.key, self._count)
-            doors += [(sock, SecureDoor(serving, self._crowd, self._certificate)) for sock in self._tls]
-        for sock, door in doors:
-            self._servers.append(await loop.create_server(door.connection, sock=sock, backlog=BACKLOG))
+            secure = SecureDoor(serving, self._crowd, self._certificate)
+            doors += [(sock, secure) for sock in self._tls]
+        for sock, one in doors:
+            self._servers.append(await loop.create_server(one.connection, sock=sock, backlog=BACKLOG))
         self._serving = serving
-        self._open_udp(serving)
+        self._open_udp(serving, streams)
         self._changed()
 
-    def _open_udp(self, serving: Serving) -> None:
+    def _open_udp(self, serving: Serving, streams: engine.Streams | None) -> None:
+        """And TCP, where the engine has it."""
         if self._door:
-            self._engine = engine.Engine(self._door, serving, self._udp, self._engine_count)
+            for sock in streams.socks if streams else ():
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have it from here
+                sock.listen(BACKLOG)
+            self._engine = engine.Engine(self._door, serving, self._udp, self._engine_count, streams)
             serving.engine = self._engine
             self._engine.start()
             self._count[metrics.ENGINE] = 1
@@ -268,6 +278,8 @@ class Worker:
         """Take no new connection, answer what has been asked, give clients a moment to take it."""
         for server in self._servers:
             server.close()
+        if self._engine:
+            await self._engine.shut()
         self._crowd.drain()
         deadline = time.monotonic() + LEAVE_SECONDS
         while len(self._crowd) and time.monotonic() < deadline and not self._alone:

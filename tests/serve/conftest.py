@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from dnsd.serve import stream
-from tests.serve.doors import LOOPS
+from tests.serve.doors import HANDED, LOOPS
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(params=[*LOOPS, HANDED])
 def loop(request: pytest.FixtureRequest) -> str:
-    """Both event loops, one after the other."""
+    """Both event loops, one after the other; then connections that come from the engine's hands."""
     return str(request.param)
 
 

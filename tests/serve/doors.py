@@ -12,16 +12,18 @@ from typing import Any
 import pytest
 import uvloop
 
-from dnsd import sockets
+from dnsd import metrics, sockets
 from dnsd.dns.prefixes import Prefixes
+from dnsd.engine import door
 from dnsd.image.reading import Image
-from dnsd.serve import stream, udp
+from dnsd.serve import engine, stream, udp
 from dnsd.serve.crowd import Crowd, Limits
 from dnsd.serve.stream import Connection, Door
 from dnsd.serve.tls import Certificate, SecureDoor
 from tests.serve.samples import counters, image_bytes
 
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+HANDED = "handed"  # uvloop, and the engine accepts: it has no image, so all that its clients say comes from its hands
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -39,7 +41,7 @@ class Rig:
 
     def __init__(self, limits: Limits, proxied: Iterable[str] = (), pair: tuple[str, str] | None = None) -> None:
         self.now = 1000.0
-        self.count = counters()
+        self.count, self.engine_count = counters(), counters()
         self.crowd = Crowd(limits, lambda: self.now)
         serving = udp.Serving(Image(image_bytes()), self.count, "n1")
         if pair:
@@ -65,7 +67,29 @@ class Rig:
 
     def closed(self) -> dict[str, int]:
         """How many connections were closed for which reason."""
-        return {reason: self.count[slot] for reason, slot in self.door.slots.closed.items() if self.count[slot]}
+        counts = {reason: self.count[slot] for reason, slot in self.door.slots.closed.items()}
+        for reason in metrics.TCP_CLOSED:
+            counts[reason] = counts.get(reason, 0) + self.engine_count[metrics.TCP_CLOSED[reason]]
+        return {reason: count for reason, count in counts.items() if count}
+
+    @property
+    def accepted(self) -> int:
+        """Connections taken, by whoever takes them."""
+        return self.count[self.door.slots.accepted] + self.engine_count[metrics.TCP_ACCEPTED]
+
+    async def serve(self, handed: bool) -> Server:
+        """Take connections, by asyncio or by the engine."""
+        if not handed:
+            server = await asyncio.get_running_loop().create_server(self.door.connection, sock=self.listening)
+            return Server(server.close)
+        self.listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.listening.listen(100)
+        streams = engine.Streams([self.listening], self.door)
+        front = engine.Engine(door, self.door.serving, [], self.engine_count, streams)
+        front.start()
+        front._loop.publish(None, front._door, front._fresh)
+        ticking = asyncio.create_task(ticks(front))
+        return Server(front.close, self.listening.close, ticking.cancel)
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -84,22 +108,40 @@ def run(loop: str, scenario: Callable[[Rig], Coroutine[Any, Any, None]], limits:
     rig = Rig(limits, proxied, pair)
 
     async def play() -> None:
-        server = await asyncio.get_running_loop().create_server(rig.door.connection, sock=rig.listening)
+        server = await rig.serve(loop == HANDED and not proxied and not pair)
         try:
             async with asyncio.timeout(20):
                 await scenario(rig)
         finally:
             for writer in rig.open:
                 writer.transport.abort()
-            server.close()
+            await server.close()
             await until(lambda: not len(rig.crowd))
         assert rig.count[rig.door.slots.open] == rig.door.open == 0
         assert not rig.crowd.shares
-        assert sum(rig.closed().values()) == rig.count[rig.door.slots.accepted]
+        assert sum(rig.closed().values()) == rig.accepted
 
-    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+    with asyncio.Runner(loop_factory=LOOPS[loop if loop in LOOPS else "uvloop"]) as runner:
         runner.run(play())
     return rig
+
+
+class Server:
+    """What takes connections."""
+
+    def __init__(self, *ends: Callable[[], Any]) -> None:
+        self._ends = ends
+
+    async def close(self) -> None:
+        for end in self._ends:
+            end()
+
+
+async def ticks(front: engine.Engine) -> None:
+    """Quicker than a worker's, so that what is silent is handed over soon."""
+    while True:
+        await asyncio.sleep(0.003)
+        front._loop.tick()
 
 
 async def until(done: Callable[[], bool]) -> None:

@@ -23,9 +23,12 @@ from dnsd.image.table import MapTable
 from dnsd.model import Stamp
 from dnsd.serve import engine
 from dnsd.serve.contexts import Answering
+from dnsd.serve.crowd import Crowd, Limits
+from dnsd.serve.stream import Door
 from dnsd.serve.tap import Tap
 from dnsd.serve.udp import Serving
 from tests.serve import engines, samples
+from tests.serve.doors import framed
 from tests.serve.engines import odd, plain
 from tests.serve.samples import counters, image_bytes, nsid, query
 
@@ -217,6 +220,35 @@ def test_draining_loses_nothing(rig: Rig) -> None:
         numbers = sorted(int.from_bytes(client.recv(4096)[:2], "big") for _ in range(200))
         assert numbers == list(range(lane, 400, 2))
     assert rig.count[metrics.RESPONSES_UDP] + rig.engine_count[metrics.RESPONSES_UDP] == 400
+
+
+def test_connections_are_pythons_when_the_thread_takes_no_more(rig: Rig) -> None:
+    """None is lost, what it had begun to ask is answered, and then each is ended as ever."""
+    crowd = Crowd(Limits())
+    listening = socket.create_server(("127.0.0.1", 0), backlog=100)
+    listening.setblocking(False)
+    clients = [socket.create_connection(listening.getsockname(), 5) for _ in range(20)]
+
+    async def test() -> None:
+        front = engine.Engine(
+            door, rig.serving, [], rig.engine_count, engine.Streams([listening], Door(rig.serving, crowd)))
+        front.start()
+        for number, client in enumerate(clients):
+            await asyncio.to_thread(client.sendall, framed(plain(number), plain(number + 100)[:-1])[:-1])
+            assert (await asyncio.to_thread(client.recv, 4096))[2:4] == number.to_bytes(2, "big")
+        await front.shut()
+        assert len(crowd) == 20
+        crowd.drain()
+        for number, client in enumerate(clients):
+            assert await asyncio.to_thread(client.recv, 4096) == b"", number
+        front.close()
+
+    rig.run(test)
+    counts = [rig.count[slot] + rig.engine_count[slot] for slot in (
+        metrics.TCP_ACCEPTED, metrics.QUERIES_TCP, metrics.TCP_CLOSED["drain"])]
+    assert counts == [20, 20, 20]
+    for sock in (listening, *clients):
+        sock.close()
 
 
 def test_samples_of_both_reach_the_tap(rig: Rig) -> None:

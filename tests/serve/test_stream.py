@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from dnsd import metrics
 from dnsd.image.reading import Image
-from dnsd.serve import stream, udp
+from dnsd.serve import stream, turn, udp
 from dnsd.serve.crowd import Crowd, Limits
 from dnsd.serve.stream import Door
 from tests.serve.doors import Rig, Streams, ended, framed, large, numbered, reply, run, until
@@ -181,7 +181,7 @@ def test_a_client_that_never_reads_holds_little_and_not_for_long(loop: str, monk
         [connection] = rig.connections()
         answered = rig.count[metrics.QUERIES_TCP]
         assert answered < 40, "reading went on although nothing was taken"
-        assert connection._transport.get_write_buffer_size() <= stream.WRITE_AT + size
+        assert connection._transport.get_write_buffer_size() <= turn.WRITE_AT + size
         assert len(connection._pending) <= 256 * 1024
         await asyncio.sleep(0.05)
         assert rig.count[metrics.QUERIES_TCP] == answered
@@ -421,7 +421,7 @@ def test_draining_answers_what_was_asked_and_takes_nothing_new(loop: str) -> Non
         rig.crowd.drain()
         assert await ended(idle[0])
         received = await busy[0].read()
-        assert len(received) == 16 * rig.count[metrics.RESPONSES_TCP] >= 16 * stream.TURN
+        assert len(received) == 16 * rig.count[metrics.RESPONSES_TCP] >= 16 * turn.TURN
         late, _ = await rig.connect()
         assert await ended(late)
 
@@ -526,7 +526,7 @@ def test_a_connection_that_is_reset_leaves_nothing_behind(loop: str) -> None:
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.write(framed(numbered(1)))
             writer.transport.abort()
-        await until(lambda: rig.count[metrics.TCP_ACCEPTED] >= 50 and not len(rig.crowd))
+        await until(lambda: rig.accepted >= 50 and sum(rig.closed().values()) >= 50 and not len(rig.crowd))
 
     closed = run(loop, scenario).closed()
     assert closed.keys() <= {"error", "client"}

@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 
 from dnsd import metrics
-from dnsd.serve import stream, tls
+from dnsd.serve import tls, turn
 from dnsd.serve.crowd import Limits
 from dnsd.serve.tls import Certificate, SecureConnection
 from tests import certificates
@@ -372,7 +372,7 @@ def test_a_client_that_never_reads_holds_little_and_not_for_long(
         [connection] = _secure(rig)
         answered = rig.count[metrics.QUERIES_TLS]
         assert answered < 40, "reading went on although nothing was taken"
-        assert connection._transport.get_write_buffer_size() <= stream.WRITE_AT + size + 1000
+        assert connection._transport.get_write_buffer_size() <= turn.WRITE_AT + size + 1000
         await asyncio.sleep(0.05)
         assert rig.count[metrics.QUERIES_TLS] == answered
         rig.pass_time(rig.crowd.limits.stall_seconds + 0.1)
