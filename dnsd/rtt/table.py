@@ -4,7 +4,8 @@ Lives here: `Table` and its file. Does not live here: a block's number (`rtt.blo
 (`rtt.cells`), when it may move (`rtt.decide`), what follows for blocks nobody measured (`rtt.infer`).
 
 A table says of every cell how sure it is and how old; what it does not say (0 tenths) nobody has measured. Tables are
-compared by `digest`, which holds neither their number nor their time: who decides the same again has changed nothing.
+compared by `digest`, which holds all that answers may depend on: neither number and time nor `seen`, which people
+read.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Table:
     count: U8
     """(N, S) `COUNT_SCALE` × log2(1 + samples that still weigh)."""
     seen: U32
-    """(N, S) minute of the newest sample, since `EPOCH_MINUTES`."""
+    """(N, S) minute of the newest sample, since `EPOCH_MINUTES`: for people, no answer may depend on it."""
     reporters: U8
     """(N, S) how many reporters' word it is."""
     weight: F32
@@ -84,9 +85,9 @@ class Table:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of everything but number and time."""
+        """16 hex digits of everything but number, time and `seen`."""
         hashed = hashlib.blake2b(json.dumps(self.sites).encode(), digest_size=8)
-        for part in _ARRAYS:
+        for part in (part for part in _ARRAYS if part != "seen"):
             hashed.update(np.ascontiguousarray(getattr(self, part)).tobytes())
         return hashed.hexdigest()
 

@@ -1,0 +1,131 @@
+"""Which reporters are not believed: who contradicts the others, or what distance makes of their clients.
+
+Lives here: that judgement over all cells, once in a while. Does not live here: one absurd sample (`rtt.intake`,
+medians), what follows for cells (`rtt.cells` leaves out whom it does not trust).
+
+Three tests, each with a bound that a hundred real cities stay well within as sites (docs/rtt.md). Of pairs of
+reporters that share cells, one that contradicts most of its partners. Against distance, by ln of what was measured
+over what the distance lets expect: a reporter whose middle is far off that of all reporters, or whose values have
+little to do with distance at all. And one that sends much that is faster than light. A site with a bad access link is
+off by some, and stays; who is left out is looked at again with the same bounds, a fifth tighter, so nobody comes and
+goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dnsd.rtt.cells import GONE, SLOTS, Cells
+from dnsd.rtt.items import FAR
+from dnsd.steer import distance
+
+LOOKED_AT: Final = 300_000
+"""Cells that are looked at, spread over all there are."""
+
+PAIRS: Final = 20
+CELLS: Final = 30
+"""Cells that two reporters share, and that one has, for a judgement."""
+
+SOFT: Final = 100.0
+"""Tenths added to both sides of the ratio: the last mile of a near client is no lie."""
+
+LEAST: Final = 3
+"""Reporters from which on distance judges one by the others: of two nobody knows which."""
+
+LOW: Final = 0.35
+HIGH: Final = 0.8
+WIDE: Final = 0.75
+"""How far a reporter's middle may be below and above that of all, and how wide its own values; ln of a ratio."""
+
+FAST: Final = 0.2
+FAST_LEAST: Final = 100
+TIGHTER: Final = 0.8
+MOST: Final = 1 / 3
+"""Of all reporters so many may be left out for contradicting others."""
+
+
+def judged(cells: Cells, now_s: int, fast: Mapping[str, tuple[float, float]]) -> dict[str, str]:
+    """Reporters that are not to be believed, and why. `fast`: of each how many samples came, how many were too fast."""
+    step = max(1, len(cells) // LOOKED_AT)
+    numbers = np.arange(0, len(cells), step)
+    weight = cells.decayed(numbers, now_s)
+    said = weight >= GONE
+    who = np.where(said, cells["reporter"][numbers], 0)
+    rtt = cells["rtt"][numbers].astype(np.float64)
+    was = ~cells.trusted
+    found = {cells.reporters[one]: why for one, why in _strange(
+        who, rtt, cells["km"][numbers], was, len(cells.reporters)).items()}
+    for one in _contrary(who, rtt, cells["spread"][numbers], was):
+        found.setdefault(cells.reporters[one], "it contradicts the others")
+    for name, (came, too_fast) in fast.items():
+        known = name in cells.reporters and not cells.trusted[cells.reporters.index(name)]
+        if too_fast > FAST_LEAST and too_fast > FAST * (TIGHTER if known else 1) * came:
+            found.setdefault(name, f"{100 * too_fast / came:.0f} % of its samples are faster than light")
+    return found
+
+
+def _strange(who: NDArray[np.int64], rtt: NDArray[np.float64], km: NDArray[np.uint16], was: NDArray[np.bool_],
+             count: int) -> dict[int, str]:
+    """Reporters that distance speaks against."""
+    known = km != FAR
+    expected = 10 * (distance.BASE_MS + distance.MS_PER_KM * km[known].astype(np.float64))
+    ratio = np.log((rtt[known] + SOFT) / (expected[:, None] + SOFT)).ravel()
+    of = who[known].ravel()
+    order = np.lexsort((ratio, of))
+    of, ratio = of[order], ratio[order]
+    ends = np.searchsorted(of, np.arange(count + 1))
+    middles = {one: ratio[ends[one] : ends[one + 1]] for one in range(1, count) if ends[one + 1] - ends[one] >= CELLS}
+    offsets = {one: float(np.median(some)) for one, some in middles.items()}
+    if len(offsets) < LEAST:
+        return {}
+    usual = float(np.median(list(offsets.values())))
+    found = {}
+    for one, some in middles.items():
+        scale = TIGHTER if was[one] else 1.0
+        off, wide = offsets[one] - usual, 1.4826 * float(np.median(np.abs(some - offsets[one])))
+        if off < -LOW * scale:
+            found[one] = f"its clients are {100 * (1 - np.exp(off)):.0f} % nearer than distance lets expect"
+        elif off > HIGH * scale:
+            found[one] = f"its clients are {np.exp(off):.1f} times as far as distance lets expect"
+        elif wide > WIDE * scale:
+            found[one] = "what it measures has little to do with distance"
+    return found
+
+
+def _contrary(who: NDArray[np.int64], rtt: NDArray[np.float64], spread: NDArray[np.uint16], was: NDArray[np.bool_],
+              ) -> list[int]:
+    """Reporters that contradict more than half of those they share cells with; the worst first, then without it."""
+    pairs: dict[tuple[int, int], list[int]] = {}
+    for one in range(SLOTS):
+        for other in range(one + 1, SLOTS):
+            both = (who[:, one] > 0) & (who[:, other] > 0)
+            a, b = rtt[both, one], rtt[both, other]
+            limit = np.maximum(np.maximum(3 * np.maximum(spread[both, one], spread[both, other]), 50),
+                               np.minimum(a, b) * 0.25)
+            low, high = np.minimum(who[both, one], who[both, other]), np.maximum(who[both, one], who[both, other])
+            key, member = np.unique(low.astype(np.int64) << 16 | high, return_inverse=True)
+            shared = np.bincount(member, minlength=len(key))
+            against = np.bincount(member, np.abs(a - b) > limit, len(key))
+            for pair, n, wrong in zip(key.tolist(), shared.tolist(), against.tolist(), strict=True):
+                total = pairs.setdefault((pair >> 16, pair & 0xFFFF), [0, 0])
+                total[0] += n
+                total[1] += int(wrong)
+    told = {pair: wrong / n for pair, (n, wrong) in pairs.items() if n >= PAIRS}
+    found: list[int] = []
+    most = max(1, int(len({one for pair in told for one in pair}) * MOST))
+    while len(found) < most:
+        partners: dict[int, list[bool]] = {}
+        for (low_, high_), share in told.items():
+            if low_ in found or high_ in found:
+                continue
+            for one in (low_, high_):
+                partners.setdefault(one, []).append(share > 0.5 * (TIGHTER if was[one] else 1))
+        bad = {one: sum(some) for one, some in partners.items() if len(some) >= 2 and sum(some) * 2 > len(some)}
+        if not bad:
+            break
+        found.append(max(bad, key=lambda one: (bad[one] / len(partners[one]), bad[one], one)))
+    return found
