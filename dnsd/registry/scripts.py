@@ -24,6 +24,10 @@ AUDIT: Final = "audit"
 AUDIT_LEASES: Final = "audit-leases"
 SERIALS: Final = "serials"
 HOLDING: Final = "holding"
+RTT_LOG: Final = "rtt-log"
+RTT_STATE: Final = "rtt-state"
+RTT_DECIDED: Final = "rtt-decided"
+RTT_CELLS: Final = "rtt-cells"
 USES: Final = "uses"
 VOTES: Final = "votes"
 SEEN: Final = "seen"
@@ -32,6 +36,7 @@ KEYS: Final = (
     *(kind.value for kind in Kind),
     EVENTS, "events-sizes", AUDIT, "audit-sizes", AUDIT_LEASES, "audit-leases-sizes", SERIALS,
     "observers", VOTES, SEEN, "seen-sizes", "held", HOLDING,
+    RTT_LOG, "rtt-log-sizes", RTT_STATE, RTT_DECIDED, RTT_CELLS,
 )
 """Key names after `prefix:`, in the order `lua/keys.lua` takes them."""
 
@@ -63,6 +68,8 @@ SERIAL: Final = _join("serial")
 OBSERVE: Final = _join("observe", "commit", flags=" flags=allow-oom")
 TELL: Final = _join("tell", "commit", flags=" flags=allow-oom")
 DECIDE: Final = _join("decide", "commit", flags=" flags=allow-oom")
+MEASURED: Final = _join("measured", "commit")
+SETTLE: Final = _join("settle", "commit")
 ADOPT: Final = _join("adopt", "commit")
 RESTORE: Final = _join("restore", "commit", "lease")
 PAGE: Final = _join("page", flags=" flags=no-writes")

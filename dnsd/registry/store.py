@@ -19,6 +19,7 @@ from dnsd.registry import errors, events, leases, reading, rules, scripts
 from dnsd.registry.fields import Model
 from dnsd.registry.history import History
 from dnsd.registry.link import LOAD_SECONDS, Link, pairs
+from dnsd.registry.measurements import Measurements
 from dnsd.registry.models import Kind, Lease, LeaseRequest, Renewal
 from dnsd.registry.scripts import Script
 from dnsd.registry.sightings import Sightings
@@ -52,6 +53,7 @@ class Registry:
         self._link = link
         self.sightings = Sightings(link)
         self.history = History(link)
+        self.measurements = Measurements(link)
 
     @classmethod
     async def open(cls, url: str, *, prefix: str = "dnsd") -> Registry:

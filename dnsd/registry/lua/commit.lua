@@ -5,6 +5,7 @@ if redis.call('HEXISTS', META, 'epoch') == 0 then return {'noepoch'} end
 local EVENT_BYTES, EVENT_COUNT = 33554432, 65536
 local AUDIT_BYTES, AUDIT_COUNT = 33554432, 50000
 local SEEN_BYTES, SEEN_COUNT = 16777216, 4096
+local RTT_BYTES, RTT_COUNT = 67108864, 8192
 local version, version_text
 local changes = {}
 
