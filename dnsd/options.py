@@ -283,6 +283,9 @@ class Config(BaseSettings):
     node: str = Field(
         default_factory=_host_name, pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$",
         description="this node's name in NSID, status and metrics; left out: the host's")
+    site: str | None = Field(
+        default=None, pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
+        description="the site this node stands at, if it is one of the fleet's; its probes then say how far others are")
     state: Annotated[Path, BeforeValidator(_some)] = Field(
         default=Path("/var/lib/dnsd"), description="folder of everything the node keeps; one daemon at a time")
     workers: int = Field(default=0, ge=0, le=256, description="processes that answer; 0: as many as there are cores")

@@ -22,7 +22,20 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from dnsd import disk
-from dnsd.admin import auth, custody, fleet, leases, listening, look, objects, problem, reports, survey, tokens
+from dnsd.admin import (
+    auth,
+    custody,
+    fleet,
+    leases,
+    listening,
+    look,
+    measurements,
+    objects,
+    problem,
+    reports,
+    survey,
+    tokens,
+)
 from dnsd.admin.call import Call, Control, Room, Route, parse_query
 from dnsd.admin.exposition import Meter
 from dnsd.admin.idempotency import Memory
@@ -32,7 +45,7 @@ from dnsd.registry.errors import RegistryError
 from dnsd.registry.models import Role
 
 ROUTES: Final[tuple[Route, ...]] = (
-    *objects.ROUTES, *leases.ROUTES, *reports.ROUTES, *tokens.ROUTES, *fleet.ROUTES, *look.ROUTES,
+    *objects.ROUTES, *leases.ROUTES, *reports.ROUTES, *measurements.ROUTES, *tokens.ROUTES, *fleet.ROUTES, *look.ROUTES,
     *survey.ROUTES, *custody.ROUTES)
 BUSY_MAX: Final = 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -214,6 +214,14 @@ class Reported(Answer):
     unknown: list[str]
 
 
+class Measured(Answer):
+    """How many samples were accepted, and how many dropped for which reason: no client's address, out of range, no such
+    site, faster than light, over the quota."""
+
+    accepted: int
+    dropped: dict[str, int]
+
+
 class Step(Answer):
     """One object of a plan; `before` and `after` where there is one."""
 

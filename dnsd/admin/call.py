@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -21,20 +21,23 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from dnsd.admin.auth import Caller, Tokens
+from dnsd.admin.beacons import Beacons
 from dnsd.admin.exposition import Meter
 from dnsd.admin.idempotency import Memory
 from dnsd.admin.owners import Owners
 from dnsd.admin.problem import Problem, invalid
 from dnsd.control.custody import Custody
 from dnsd.control.local import Local
+from dnsd.control.measurements import Taken
 from dnsd.control.told import Told
 from dnsd.model import Fault
 from dnsd.registry.models import Endpoint, Role, Service
+from dnsd.registry.roundtrips import RoundTrip
 from dnsd.registry.store import Registry
 
 BODY_SECONDS: Final = 10.0
 _NUMBER = re.compile(r"[0-9]{1,19}(\.[0-9]{1,9})?")
-ALL: Final = frozenset(Role)
+ALL: Final = frozenset(Role) - {Role.BEACON}
 READERS: Final = frozenset({Role.ADMIN, Role.OPERATOR, Role.READER})
 WRITERS: Final = frozenset({Role.ADMIN, Role.OPERATOR})
 HOLDERS: Final = frozenset({Role.ADMIN, Role.OPERATOR, Role.AGENT})
@@ -85,6 +88,9 @@ class Control(Protocol):
 
     def report(self, reporter: str, told: Sequence[Told]) -> bool:
         """Takes reports of endpoints' health; false: more than this reporter may send now, none was taken."""
+
+    def measure(self, reporter: str, site: str | None, samples: Sequence[RoundTrip]) -> Taken | None:
+        """Takes measured round trips; None: more than this reporter may send now, none was taken."""
 
     def registered(self, keys: Iterable[str]) -> None:
         """These endpoints were registered anew."""
@@ -164,6 +170,7 @@ class Room:
     meter: Meter
     routes: tuple[Route, ...]
     owners: Owners
+    beacons: Beacons = field(default_factory=Beacons)
     document: bytes = b""
     busy: int = 0
     waiting: int = 0

@@ -49,6 +49,7 @@ from dnsd.control.survey import Survey
 from dnsd.control.tap import CaptureSettings
 from dnsd.control.tap import opened as opened_tap
 from dnsd.control.transfer import Allowed
+from dnsd.control.trips import Trips
 from dnsd.control.tsig import Keys, KeySettings
 from dnsd.control.views import Views
 from dnsd.control.votes import UNSEEING, Votes
@@ -104,6 +105,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     node: str
+    site: str | None = None
     state: Path
     feeds: list[int]
     admin: list[int] = []
@@ -199,6 +201,9 @@ class Process:
         self.judge = self.views.health = self.control.judge = Judge(
             self.fleet, self.health, self.votes, self.builder, self.publisher, self.clock)
         self.judge.follows = lambda: self.intake.epoch
+        self.trips = self.control.trips = Trips(
+            self.registry, self.fleet, self.maps, self.health, self.judge.may_build, node=settings.node,
+            site=settings.site or "", state=settings.state, clock=self.clock)
         self._advise()
 
     def _advise(self) -> None:
@@ -227,7 +232,8 @@ class Process:
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
             self.keeping.run, self.local.run,
             self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run, self.votes.run,
-            self.builder.run, self.judge.run, self.reports.run, self.rules.run, self.control.news.run]
+            self.builder.run, self.judge.run, self.reports.run, self.rules.run, self.control.news.run,
+            self.trips.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())
@@ -277,6 +283,7 @@ class Process:
         self.secondaries.take_over()
         self.watching.take_over()
         self.reports.take_over()
+        self.trips.measured.take_over()
         stats = self.control.stats
         for slot in range(min(metrics.workers(stats), len(self.feeds.feeds))):
             head = metrics.head(stats, slot)
@@ -367,7 +374,6 @@ async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
         if not pending:
             return
     _log.error("did not end: %s", ", ".join(task.get_name() for task in pending))
-
 
 
 def _room(name: str) -> ModuleType:

@@ -25,6 +25,7 @@ from dnsd.control.judge import Judge
 from dnsd.control.leaseclock import LeaseClock
 from dnsd.control.local import Local
 from dnsd.control.maps import Maps
+from dnsd.control.measurements import Taken
 from dnsd.control.news import News
 from dnsd.control.publish import Publisher
 from dnsd.control.reports import Reports
@@ -33,6 +34,7 @@ from dnsd.control.secondaries import Secondaries
 from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture
 from dnsd.control.told import Told
+from dnsd.control.trips import Trips
 from dnsd.control.views import Views
 from dnsd.control.watching import Watching
 from dnsd.control.zones import Zones, conflicts, misplaced
@@ -41,6 +43,7 @@ from dnsd.dns.prefixes import Prefixes
 from dnsd.model import Fault
 from dnsd.registry.models import Endpoint, Service
 from dnsd.registry.store import Registry
+from dnsd.rtt.intake import Sample
 
 RELOAD_S: Final = 10.0
 WORKERS_S: Final = 2.0  # how long a reload waits for workers to serve it; one that is away will when it comes
@@ -68,6 +71,7 @@ class Control:
         self.reports: Reports | None = None
         self.rules: Rules | None = None
         self.survey: Survey | None = None
+        self.trips: Trips | None = None
         self.news = News(clock, self.conditions)
         views.tell = self.news.resolved
         self.desk: Callable[[], dict[str, Any]] = dict  # what has been asked of it
@@ -115,7 +119,7 @@ class Control:
         for feed in self.feeds.feeds:
             if feed.behind or feed.closed:
                 yield f"worker {feed.slot} does not take changes"
-        for part in (self.lease_clock, self.secondaries, self.watching, self.judge, self.rules):
+        for part in (self.lease_clock, self.secondaries, self.watching, self.judge, self.rules, self.trips):
             if part is not None:
                 yield from part.conditions()
         for outlet in self._captures().values():
@@ -148,6 +152,7 @@ class Control:
             "maps": self.maps.described(),
             "capture": self._captures(),
             "health": self._health(),
+            "measurements": self.trips.described() if self.trips is not None else {},
             "desk": self.desk(),
             "last_good": list(self._last_good())[:LISTED],
             "conditions": details["conditions"],
@@ -172,6 +177,10 @@ class Control:
     def report(self, reporter: str, told: Sequence[Told]) -> bool:
         """Takes reports of endpoints' health; false: more than this reporter may send now, none was taken."""
         return self.reports is None or self.reports.report(reporter, told)
+
+    def measure(self, reporter: str, site: str | None, samples: Sequence[Sample]) -> Taken | None:
+        """Takes measured round trips; None: more than this reporter may send now, none was taken."""
+        return Taken(0, {}) if self.trips is None else self.trips.intake.take(reporter, site, samples)
 
     def registered(self, keys: Iterable[str]) -> None:
         """These endpoints were registered anew."""

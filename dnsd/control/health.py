@@ -288,6 +288,15 @@ class Health:
                 if target not in self._away and endpoint is not None and spot is not None:
                     yield service, id_, type_, endpoint.site, spot
 
+    def handshakes(self) -> Iterator[tuple[str, float]]:
+        """Site and usual handshake (ms) of the endpoints' own addresses that this node probes."""
+        for service, places in list(self._targets.items()):
+            for (id_, _), target in places.items():
+                endpoint = self._fleet.endpoint(f"{service}/{id_}")
+                standing = self.schedule.standing(target) if self.schedule is not None else None
+                if endpoint and standing and standing.baseline_ms is not None and target.check.address is None:
+                    yield endpoint.site, standing.baseline_ms
+
     def _say(self, target: Target, way: Way, refused: str | None) -> None:
         """With a reason it is a target that this node will never know, whatever it takes it to be."""
         said = self._said(target, way, self._cells[target][way]) if refused is None else Said(

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from dnsd.control.builder import Builder, Place, cells_of, measured_of, removals_of
 from dnsd.control.clock import Clock
+from dnsd.control.deciding import Fence
 from dnsd.control.health import Health, Said
 from dnsd.control.publish import Publisher
 from dnsd.control.resolve import Removals
@@ -177,6 +178,11 @@ class Judge:
         self.own.divide()
 
     # --- who decides ---
+
+    def may_build(self) -> Fence | None:
+        """With what this node builds for all; None while another does, or none."""
+        fence, presence = self._fence(), self.votes.presence
+        return Fence(presence.epoch, fence) if fence is not None and presence is not None else None
 
     def _fence(self) -> int | None:
         """The fence this node builds with; None while it does not."""

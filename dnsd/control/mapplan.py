@@ -78,11 +78,13 @@ def choose(needed: frozenset[str], own: frozenset[str], present: int, sets: Mapp
     return present if present in sets and needed <= sets[present] else 0
 
 
-def file_name(atlas_digest: int, sites: Iterable[Site]) -> str:
-    """The table's file name: a digest of all that goes into it, so an equal table is never derived twice."""
+def file_name(atlas_digest: int, sites: Iterable[Site], measured: str = "") -> str:
+    """The table's file name: a digest of all that goes into it, so an equal table is never derived twice. `measured`
+    is the digest of the round trips, "" where there are none.
+    """
     ingredients = [
         f"{atlas_digest:016x}", layout.LAYOUT, row.LEVEL_MS, distance.EARTH_KM, distance.BASE_MS, distance.MS_PER_KM,
-        [spec(site) for site in sites]]
+        [spec(site) for site in sites], *([measured] if measured else [])]
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:32] + ".map"
 
 

@@ -29,12 +29,14 @@ from dnsd.control.publish import Publisher
 from dnsd.control.state import Fleet
 from dnsd.image.table import MapTable
 from dnsd.model import MapView
+from dnsd.rtt.table import Table
 
 ROUND_S: Final = 5.0  # between rounds that derive
 IDLE_S: Final = 0.25  # after one that had nothing to derive
 LOOK_S: Final = 2.0
 DERIVE_S: Final = 60.0
 KEEP_S: Final = 60.0
+ESTIMATES: Final = ".rtt"  # beside a map's table, and gone with it
 _log = logging.getLogger("dnsd.control")
 
 
@@ -58,6 +60,7 @@ class Maps:
         self._wake = asyncio.Event()
         self._busy = asyncio.Lock()
         self._unused: dict[str, float] = {}
+        self._rtt: tuple[Path, Table] | None = None
 
     def of(self, service: str) -> int:
         """The map a service's record is to refer to, by the sites of its endpoints now."""
@@ -69,6 +72,11 @@ class Maps:
     def mark(self) -> None:
         """Sites or their use have changed."""
         self._wake.set()
+
+    def measured(self, path: Path, table: Table) -> None:
+        """Round trips have been decided anew; their table is in that file, which does not change."""
+        self._rtt = path, table
+        self.mark()
 
     async def run(self) -> None:
         """Rounds for ever: when marked, and when the atlas is another."""
@@ -152,14 +160,17 @@ class Maps:
         """Have one wanted map ready; what went wrong, or ""."""
         known = [self.fleet.sites[site] for site in sites if site in self.fleet.sites]
         number = 0 if not place else self._number(sites)
-        file = mapplan.file_name(digest, known)
+        measured = self._measured(sites)
+        file = mapplan.file_name(digest, known, measured[1].digest if measured else "")
         if not sites or (number in self.views and self.views[number].file == file):
             return ""
         path = self.dir / file
         if not path.exists():
             if not derive:
                 return ""
-            fault = await self._derive([mapplan.spec(site) for site in known], path)
+            before = self.dir / self.views[number].file if number in self.views else None
+            fault = await self._derive([mapplan.spec(site) for site in known], path, measured[0] if measured else None,
+                                       before)
             if fault:
                 return f"map of {len(sites)} sites: {fault}"
         try:
@@ -173,10 +184,18 @@ class Maps:
         self._hand_over()
         return ""
 
-    async def _derive(self, sites: Sequence[dict[str, Any]], path: Path) -> str:
+    def _measured(self, sites: Sites) -> tuple[Path, Table] | None:
+        """The measured round trips, where there are any for these sites."""
+        if self._rtt is None or not len(self._rtt[1].blocks) or not set(sites) & set(self._rtt[1].sites):
+            return None
+        return self._rtt
+
+    async def _derive(self, sites: Sequence[dict[str, Any]], path: Path, rtt: Path | None, before: Path | None) -> str:
         """Run the child; what it says went wrong, or ""."""
         self.dir.mkdir(mode=0o700, exist_ok=True)
-        task = json.dumps({"atlas": str(self.atlas_dir), "sites": sites, "out": str(path)})
+        task = json.dumps({
+            "atlas": str(self.atlas_dir), "sites": sites, "out": str(path), "rtt": str(rtt) if rtt else None,
+            "before": str(before) if before else None})
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "dnsd.atlas.derive", task, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
@@ -233,6 +252,7 @@ class Maps:
     def _tidy(self) -> None:
         """Remove table files that neither we nor an image on disk have referred to for a minute."""
         used = {view.file for view in self.views.values()} | self._in_image()
+        used |= {str(Path(file).with_suffix(ESTIMATES)) for file in used}
         now = self.clock.monotonic()
         try:
             names = {entry.name for entry in os.scandir(self.dir) if entry.is_file(follow_symlinks=False)}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, Final, NamedTuple
 
 from dnsd.registry import scripts
@@ -70,12 +71,15 @@ class Measurements:
         [raw] = await self._link.together(("HGET", self._link.keys[scripts.RTT_STATE], STATE))
         return _state(raw)
 
-    async def kept(self) -> Kept:
-        """What there is to go on from. ValueError where the state cannot be read."""
+    async def kept(self, *, sound: bool = True) -> Kept:
+        """What there is to go on from. ValueError where the state cannot be read; without `sound` it is none then."""
         [flat] = await self._link.together(("HGETALL", self._link.keys[scripts.RTT_STATE]))
         found = dict(pairs(flat))
         cursor = found.get(CURSOR.encode(), START.encode()).decode(errors="replace")
-        return Kept(_state(found.get(STATE.encode())), found.get(NAMES.encode(), b""), cursor)
+        state = None
+        with nullcontext() if sound else suppress(ValueError):
+            state = _state(found.get(STATE.encode()))
+        return Kept(state, found.get(NAMES.encode(), b""), cursor)
 
     async def logged(self) -> bool:
         """Whether anybody has ever measured anything."""

@@ -267,12 +267,14 @@ class Override(Model):
 
 
 class Role(StrEnum):
-    """What a token may do: admin everything, operator fleet state and overrides, agent leases, reader only read."""
+    """What a token may do: admin everything, operator fleet state and overrides, agent leases and measurements, reader
+    only read, beacon (in web pages) only say how far its own address is."""
 
     ADMIN = "admin"
     OPERATOR = "operator"
     AGENT = "agent"
     READER = "reader"
+    BEACON = "beacon"
 
 
 class Token(Model):

@@ -174,9 +174,12 @@ class Engine:
         left = np.unique(blocks_of(self.cells.keys))
         self._gone |= set(np.setdiff1d(blocks, left).tolist())
 
-    def _round(self, parts: Sequence[bytes], now_ms: int, again: bool = False) -> Told:
-        """Decide; a new table where there is one."""
+    def _round(self, parts: Sequence[bytes], now_ms: int, again: bool = False, mend: Sequence[int] = ()) -> Told:
+        """Decide; a new table where there is one. `again`: the last one did not arrive; `mend`: lost parts."""
         now_s = _second(now_ms)
+        if mend:
+            self._stale |= set(mend)
+            self._urgent = True
         if again:
             self._stale |= self._last[0]
             self._urgent = True

@@ -13,7 +13,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_network
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,31 @@ Locate = Callable[[NDArray[np.uint64]], tuple[F64, F64]]
 """Blocks to latitudes and longitudes in degrees, NaN where they are not known."""
 
 
+class Sample(Protocol):
+    """One measurement: a client's address or a prefix in one block, the median of `count` round trips to a site and
+    their spread (one sigma)."""
+
+    @property
+    def client(self) -> str:
+        """Address or prefix."""
+
+    @property
+    def rtt_ms(self) -> float:
+        """Milliseconds."""
+
+    @property
+    def count(self) -> int:
+        """At least 1."""
+
+    @property
+    def spread_ms(self) -> float | None:
+        """Milliseconds, where it is known."""
+
+    @property
+    def site(self) -> str | None:
+        """Where it is not the batch's."""
+
+
 class Place(NamedTuple):
     """A site: its number among an entry's sites, where it is."""
 
@@ -42,23 +67,25 @@ class Place(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """Rows that are believed, by reporter 0; how many samples of each reason were dropped; how many were too fast."""
+    """Rows that are believed, by reporter 0; how many samples of each reason were dropped; how many round trips, by
+    their counts, were too fast."""
 
     rows: Groups
     dropped: dict[str, int]
+    fast: int
 
 
-def sift(samples: Sequence[Mapping[str, Any]], site: str | None, sites: Mapping[str, Place], locate: Locate) -> Sifted:
-    """Takes samples (`client`, `rtt_ms`, and `count`, `spread_ms`, `site` where they have them)."""
+def sift(samples: Sequence[Sample], site: str | None, sites: Mapping[str, Place], locate: Locate) -> Sifted:
+    """Takes a batch of samples; `site` is that of those that name none."""
     dropped: dict[str, int] = {}
     count = len(samples)
-    numbers = np.fromiter((_block(one["client"]) for one in samples), np.uint64, count)
-    rtt = np.fromiter((one["rtt_ms"] for one in samples), np.float64, count)
-    spread = np.fromiter((one.get("spread_ms") or 0.0 for one in samples), np.float64, count)
-    counts = np.fromiter((one.get("count") or 1 for one in samples), np.int64, count)
+    numbers = np.fromiter((_block(one.client) for one in samples), np.uint64, count)
+    rtt = np.fromiter((one.rtt_ms for one in samples), np.float64, count)
+    spread = np.fromiter((one.spread_ms or 0.0 for one in samples), np.float64, count)
+    counts = np.fromiter((one.count for one in samples), np.int64, count)
     nowhere = Place(FAR, 0.0, 0.0)
     default = sites.get(site or "", nowhere)
-    places = [sites.get(one["site"], nowhere) if "site" in one else default for one in samples]
+    places = [default if one.site is None else sites.get(one.site, nowhere) for one in samples]
     column = np.fromiter((place.number for place in places), np.int64, count)
     kept = np.ones(count, np.bool_)
 
@@ -74,6 +101,7 @@ def sift(samples: Sequence[Mapping[str, Any]], site: str | None, sites: Mapping[
     km = np.full(count, np.nan)
     if kept.any():
         km[kept] = _km(numbers[kept], [place for place, keep in zip(places, kept, strict=True) if keep], locate)
+    fast = int(counts[km > rtt * KM_PER_MS].sum())
     drop("physics", km > rtt * KM_PER_MS)
     rows = np.zeros(int(np.count_nonzero(kept)), GROUP)
     rows["block"], rows["site"] = numbers[kept], column[kept]
@@ -81,7 +109,7 @@ def sift(samples: Sequence[Mapping[str, Any]], site: str | None, sites: Mapping[
     rows["spread"] = np.clip(np.nan_to_num(spread[kept]) * 10, 0, 10 * MOST_MS)
     rows["count"] = np.clip(counts[kept], 1, COUNT_MOST)
     rows["km"] = np.where(np.isnan(km[kept]), FAR, np.minimum(km[kept], FAR - 1))
-    return Sifted(rows, dropped)
+    return Sifted(rows, dropped, fast)
 
 
 _NONE: Final = (1 << 64) - 1
@@ -113,3 +141,9 @@ def _km(numbers: NDArray[np.uint64], places: Sequence[Place], locate: Locate) ->
     half = np.sin((there[:, 0] - latitude) / 2) ** 2 + (
         np.cos(latitude) * np.cos(there[:, 0]) * np.sin((there[:, 1] - longitude) / 2) ** 2)
     return np.asarray(2 * distance.EARTH_KM * np.arcsin(np.sqrt(np.minimum(1.0, half))), np.float64)
+
+
+def nowhere(numbers: NDArray[np.uint64]) -> tuple[F64, F64]:
+    """`Locate` without an atlas."""
+    unknown = np.full(len(numbers), np.nan)
+    return unknown, unknown

@@ -75,6 +75,41 @@ class Entry:
         return entry
 
 
+class Gathered:
+    """Rows of many posts, until they are entries. `add` takes rows whose reporter is 0."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._rows: dict[tuple[str, ...], list[Groups]] = {}
+        self._reporters: dict[tuple[str, ...], list[str]] = {}
+        self._fast: dict[str, int] = {}
+
+    def add(self, reporter: str, sites: tuple[str, ...], rows: Groups, fast: int = 0) -> bool:
+        """Rows of one reporter, whose sites are numbers in `sites`; false: there is no room for another reporter."""
+        named = self._reporters.setdefault(sites, [])
+        if reporter not in named:
+            if len(named) >= NAMES_MOST:
+                return False
+            named.append(reporter)
+        rows["reporter"] = named.index(reporter)
+        self._rows.setdefault(sites, []).append(rows)
+        self.count += len(rows)
+        if fast:
+            self._fast[reporter] = self._fast.get(reporter, 0) + fast
+        return True
+
+    def entries(self, node: str, at_ms: int) -> list[bytes]:
+        """The log's entries of all of it."""
+        made, fast = [], self._fast
+        for sites, some in self._rows.items():
+            groups = grouped(np.concatenate(some))
+            for at in range(0, max(len(groups), 1), GROUPS_MOST):
+                part = groups[at : at + GROUPS_MOST]
+                made.append(Entry(node, at_ms, sites, self._reporters[sites], part, fast=fast).to_bytes())
+                fast = {}
+        return made
+
+
 def grouped(groups: Groups) -> Groups:
     """The medians: one row for each block, site and reporter, in their order; count is their sum."""
     if not len(groups):

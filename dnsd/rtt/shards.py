@@ -80,12 +80,11 @@ def joined(parts: Sequence[Table], sites: Sequence[str], between: Mapping[str, M
         for other, ms in row.items():
             if one in column and other in column:
                 table.between[column[one], column[other]] = min(max(round(ms * 10), 1), 0xFFFF)
-    return _without_empty(table)
+    return _rows(table, np.asarray(table.ms.any(axis=1)))  # not what only sites that are gone were measured from
 
 
-def _without_empty(table: Table) -> Table:
-    """Without blocks that only sites that are gone were measured from."""
-    kept = table.ms.any(axis=1)
+def _rows(table: Table, kept: NDArray[np.bool_]) -> Table:
+    """A table of these rows."""
     if kept.all():
         return table
     parts: dict[str, Any] = {name: getattr(table, name)[kept] for name in (
@@ -110,3 +109,10 @@ def _table(cells: Cells, numbers: I64, number: int, now_s: int) -> Table:
     hours = cells.half_life_s / 3600 / np.log(2)
     np.add.at(table.weight, row, (cells.decayed(numbers, now_s).sum(axis=1) / hours).astype(np.float32))
     return table
+
+
+def without(table: Table, gone: Iterable[int]) -> Table:
+    """A table without the blocks of some parts."""
+    left = np.ones(SHARDS, np.bool_)
+    left[list(gone)] = False
+    return _rows(table, left[shard_of(table.blocks)])

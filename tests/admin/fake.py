@@ -12,6 +12,7 @@ from typing import Any
 from dnsd import metrics
 from dnsd.admin import auth
 from dnsd.control.clock import Clock
+from dnsd.control.measurements import Taken
 from dnsd.control.news import News
 from dnsd.control.told import Told
 from dnsd.model import Fault
@@ -30,11 +31,12 @@ from dnsd.registry.models import (
     Token,
     key_of,
 )
+from dnsd.registry.roundtrips import RoundTrip
 from dnsd.registry.store import ABSENT
 from dnsd.registry.values import AuditEntry, Change, Granted, Loaded, Position, Renewed, Stored, Written
 
 SECRETS = {token_id: f"{number:064x}" for number, token_id in enumerate((
-    "root", "ops", "ops-a", "ops-net", "agent-a", "agent-b", "agent-free", "reader", "reader-a"), 1)}
+    "root", "ops", "ops-a", "ops-net", "agent-a", "agent-b", "agent-free", "reader", "reader-a", "page"), 1)}
 TOKENS = (
     Token(id="root", sha256="0" * 64, role=Role.ADMIN),
     Token(id="ops", sha256="0" * 64, role=Role.OPERATOR),
@@ -46,6 +48,7 @@ TOKENS = (
     Token(id="agent-free", sha256="0" * 64, role=Role.AGENT),
     Token(id="reader", sha256="0" * 64, role=Role.READER),
     Token(id="reader-a", sha256="0" * 64, role=Role.READER, services=("api.a.example",)),
+    Token(id="page", sha256="0" * 64, role=Role.BEACON),
 )
 SITES = (
     Site(id="fra", latitude=50.1, longitude=8.7, country="DE", region="eu"),
@@ -202,6 +205,7 @@ class FakeControl:
         self.no_place: dict[str, str] = {}
         self.waited: list[tuple[int, float]] = []
         self.told: list[Told] = []
+        self.measured: list[tuple[str, str | None, Sequence[RoundTrip]]] = []
         self.anew: list[str] = []
         self.takes = True
         self.news = News(Clock(), lambda: self.unmet)
@@ -240,6 +244,10 @@ class FakeControl:
     def report(self, reporter: str, told: Sequence[Told]) -> bool:
         self.told += told if self.takes else ()
         return self.takes
+
+    def measure(self, reporter: str, site: str | None, samples: Sequence[RoundTrip]) -> Taken | None:
+        self.measured.append((reporter, site, samples))
+        return Taken(len(samples), {}) if self.takes else None
 
     def registered(self, keys: Iterable[str]) -> None:
         self.anew += keys

@@ -12,8 +12,8 @@ from dnsd.control import face
 from dnsd.registry.store import Registry
 from tests.admin.fake import FakeControl, FakeRegistry
 
-FACE = ("status", "ready", "wait_version", "explain", "misplaced", "stands", "endpoint", "report", "registered",
-        "reload")
+FACE = ("status", "ready", "wait_version", "explain", "misplaced", "stands", "endpoint", "report", "measure",
+        "registered", "reload")
 REGISTRY = ("load", "get", "list", "put", "delete", "apply", "acquire", "renew", "release", "audit")
 
 

@@ -127,7 +127,9 @@ class Node:
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Derive in this process: a child costs a second that these tests do not need."""
 
-    async def run(maps: Maps, sites: Sequence[dict[str, Any]], path: Path) -> str:
+    async def run(
+        maps: Maps, sites: Sequence[dict[str, Any]], path: Path, rtt: Path | None, before: Path | None,
+    ) -> str:
         maps.dir.mkdir(exist_ok=True)
         try:
             derive.derive(maps.atlas_dir, derive.site_specs(sites), path)
