@@ -6,7 +6,7 @@ on (`rtt.decide`), which reporters are believed (`rtt.trust`), how cells are kep
 A cell has up to three reporters. Each has a round trip that new medians join by weight, a spread, and a weight that
 halves every `half_life_s`. A median further off than three spreads (5 ms at least) does not join; but the third in a
 row on the same side is no outlier, it is what the path has become, and is followed at once. The estimate is the
-weighted median of the reporters, so of three one may lie. All is done for thousands of cells at a time; a cell costs
+median of the reporters, so of three one may lie. All is done for thousands of cells at a time; a cell costs
 some 80 octets.
 """
 
@@ -170,8 +170,7 @@ class Cells:
         weight[weight < GONE] = 0.0
         said = self._arrays["rtt"][numbers].astype(np.float64)
         counted = np.minimum(weight, WHOLE)
-        tenths = weighted_median(said, counted)
-        off = weighted_median(np.abs(said - tenths[:, None]), counted)
+        tenths, off = agreed(said, counted)
         samples = weight.sum(axis=1)
         spread = np.divide((self._arrays["spread"][numbers] * counted).sum(axis=1), counted.sum(axis=1),
                            out=np.zeros(len(numbers)), where=samples > 0)
@@ -329,16 +328,20 @@ def columns_of(keys: U64) -> I64:
     return (keys & np.uint64(0xFF)).astype(np.int64)
 
 
-def weighted_median(values: F64, weights: F64) -> F64:
-    """Of each row; where half of the weight is on either side, the mean of both. 0 where nothing weighs."""
-    order = np.argsort(values, axis=1, kind="stable")
-    values, weights = np.take_along_axis(values, order, 1), np.take_along_axis(weights, order, 1)
-    total = np.cumsum(weights, axis=1)
-    half = total[:, -1:] / 2
-    low = np.argmax(total >= half * (1 - 1e-9), axis=1)
-    high = np.argmax(total > half * (1 + 1e-9), axis=1)
-    rows = np.arange(len(values))
-    return np.where(half[:, 0] > 0, (values[rows, low] + values[rows, high]) / 2, 0.0)
+def agreed(values: F64, weights: F64) -> tuple[F64, F64]:
+    """Of each row of three the value (0 where nothing weighs), and how far the others are from it.
+
+    Of three the middle one, whatever they weigh, and the nearer of the others; of two the mean by weight, and half of
+    what is between them. A median by weight would jump from one of two to the other as they fade.
+    """
+    there = weights > 0
+    count, total = there.sum(axis=1), weights.sum(axis=1)
+    mean = np.divide((values * weights).sum(axis=1), total, out=np.zeros(len(values)), where=total > 0)
+    ordered = np.sort(values, axis=1)
+    nearer = np.minimum(ordered[:, 1] - ordered[:, 0], ordered[:, 2] - ordered[:, 1])
+    apart = np.where(there, values, -np.inf).max(axis=1) - np.where(there, values, np.inf).min(axis=1)
+    off = np.where(count == SLOTS, nearer, np.where(count == 2, apart / 2, 0.0))
+    return np.where(count == SLOTS, ordered[:, 1], mean), off
 
 
 def _ranks(ordered: I64) -> I64:

@@ -21,8 +21,9 @@ MARGIN: Final = 30
 
 MARGIN_PART: Final = 0.1
 HOLD_S: Final = 10
-ENOUGH: Final = 5.0
-"""Samples that are evidence at once; two are if they are `HOLD_S` apart."""
+ENOUGH: Final = 4.5
+TWICE: Final = 1.5
+"""Samples that are evidence at once: five; two are if they are `HOLD_S` apart. Each a little faded."""
 
 UNSURE_MS: Final = 15.0
 UNSURE_PART: Final = 0.4
@@ -66,7 +67,7 @@ def settle(cells: Cells, now_s: int, total: float) -> Round:
     decided = cells["ms"][waiting]
     held = found.last_s - cells["since"][waiting] >= HOLD_S
     sure = found.error <= np.maximum(UNSURE_MS, UNSURE_PART * found.tenths / 10)
-    enough = (found.samples >= ENOUGH) | (held & (found.samples >= 2))
+    enough = (found.samples >= ENOUGH) | (held & (found.samples >= TWICE))
     due = np.where(decided == 0, enough & sure, held) & (found.samples > 0)
     numbers, tenths = waiting[due], np.maximum(np.rint(found.tenths[due]), 1)
     moving, churn, deferred = _bounded(cells, numbers, tenths, now_s, total)

@@ -1,0 +1,193 @@
+"""The child's engine through its octets: tables by number, taking over, what is lost, who is not believed."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dnsd.rtt import child, frames, shards
+from dnsd.rtt.cells import HALF_LIFE_S
+from dnsd.rtt.child import REFRESH_S, UNHURRIED_S
+from dnsd.rtt.table import Table
+from tests.rtt.measuring import SITES, InProcess, entry
+
+SEEN = [(block, site, 20.0 + 10 * site) for block in range(40) for site in range(3)]
+
+
+def running(*, until_s: int = 1010, **options: Any) -> InProcess:
+    one = InProcess(**options)
+    for now_s in range(1000, until_s + 1, 5):
+        one.now_s = now_s
+        one.fold(entry(now_s, SEEN))
+    return one
+
+
+def test_a_table_comes_of_it_once() -> None:
+    one = running()
+    told = one.round()
+    assert (told["number"], told["decided"], told["cells"], told["round"]["churn"]) == (1, 120, 120, 0.0)
+    table = one.table()
+    assert (table.sites, len(table.blocks), table.number) == (SITES, 40, 1)
+    assert table.ms.tolist() == [[200, 300, 400, 0]] * 40
+    assert set(table.count[:, 0].tolist()) == {32}  # fifteen samples
+    assert table.weight[0] == pytest.approx(45 / (HALF_LIFE_S / 3600 / np.log(2)), rel=0.01)
+    again = one.round()
+    assert "written" not in again
+    assert again["number"] == 1
+
+
+def test_a_small_move_waits_and_a_large_one_does_not() -> None:
+    one = running(until_s=1040)
+    one.round()
+    for seconds in (5, 10, 15, 20, 25):
+        one.now_s = 1040 + seconds
+        one.fold(entry(one.now_s, [(1, 2, 80.0)]))  # the farthest site of one block
+        assert "written" not in one.round()
+    one.now_s = 1040 + UNHURRIED_S
+    assert one.round()["written"] == [int(shards.shard_of(np.array([1], np.uint64))[0])]
+    for seconds in (5, 10, 15):
+        one.now_s = 1070 + seconds
+        one.fold(entry(one.now_s, [(block, 0, 70.0) for block in range(40)]))
+    told = one.round()
+    assert told["round"]["churn"] == pytest.approx(0.2, abs=0.01)
+    assert (told["round"]["moved"], told["round"]["deferred"]) == (8, 32)
+
+
+def test_a_part_that_goes_on_as_it_is_is_written_now_and_then() -> None:
+    one = running()
+    one.round()
+    one.now_s = 1000 + REFRESH_S - 5
+    one.fold(entry(one.now_s, SEEN))
+    assert "written" not in one.round()
+    one.now_s += 20
+    before = one.table()
+    assert "written" in one.round()
+    assert (one.table().seen > before.seen).any()
+    assert one.table().ms.tolist() == before.ms.tolist()
+
+
+def test_another_child_goes_on_from_what_was_kept() -> None:
+    one = running()
+    one.round()
+    kept = one.ask("keep", now_ms=one.now_ms)
+    assert kept.head == {"left": False}
+    other = InProcess()
+    other.now_s = one.now_s
+    other.ask("begin", kept.parts[:1], number=1, between={}, now_ms=one.now_ms)
+    other.ask("rows", kept.parts[1:])
+    other.ask("shards", list(one.parts.values()))
+    assert "written" not in other.round()
+    other.ask("round", now_ms=other.now_ms, mend=list(range(shards.SHARDS)))
+    for each in (one, other):
+        each.now_s += 5
+        each.round(mend=list(range(shards.SHARDS)))
+    np.testing.assert_array_equal(one.table().ms, other.table().ms)
+    np.testing.assert_array_equal(one.table().error, other.table().error)
+
+
+def test_what_did_not_arrive_is_said_again() -> None:
+    one = running()
+    first = one.round()
+    again = one.round(again=True)
+    assert (again["number"], again["written"]) == (2, first["written"])
+    kept = one.ask("keep", now_ms=one.now_ms)
+    assert len(one.ask("keep", now_ms=one.now_ms).parts) == 1
+    assert one.ask("keep", now_ms=one.now_ms, again=True).parts[1:] == []  # only the last is
+    one.fold(entry(one.now_s, SEEN))
+    lost = one.ask("keep", now_ms=one.now_ms)
+    assert len(lost.parts) == len(kept.parts) == 81
+    assert sorted(one.ask("keep", now_ms=one.now_ms, again=True).parts) == sorted(lost.parts)
+
+
+def test_an_emptied_store_gets_back_what_the_node_has() -> None:
+    one = running()
+    one.round()
+    table = one.table()
+    other = InProcess()
+    other.now_s = one.now_s + 3600
+    other.ask("seed", [table.to_bytes()])
+    other.round()
+    assert other.state["number"] == 2
+    np.testing.assert_array_equal(other.table().ms, table.ms)
+    other.now_s += int(20 * HALF_LIFE_S)  # and it fades as it would have
+    other.round()
+    assert len(other.table().blocks) == 0
+
+
+def test_a_site_that_is_gone_is_a_column_that_is_gone() -> None:
+    one = running()
+    one.fold(entry(one.now_s, (), between={"s0": {"s1": 30.0, "s2": 9.0}, "s1": {"s0": 31.0}}))
+    one.round()
+    one.ask("sites", sites=["s0", "s2"])
+    one.now_s += 5
+    one.round()
+    table = one.table()
+    assert table.sites == ("s0", "s2")
+    assert table.ms.tolist() == [[200, 400]] * 40
+    assert table.between.tolist() == [[0, 90], [0, 0]]
+    rows = one.ask("keep", now_ms=one.now_ms)
+    assert len(rows.parts) == 81
+
+
+def test_between_sites_it_moves_past_a_margin() -> None:
+    one = running()
+    for ms, expected in ((30.0, 30.0), (32.0, 30.0), (34.0, 34.0)):
+        one.fold(entry(one.now_s, (), between={"s0": {"s1": ms}}))
+        one.now_s += 5
+        one.round()
+        assert one.state["between"] == {"s0": {"s1": expected}}
+    one.now_s += 90_000
+    one.round()
+    assert one.state["between"] == {}
+
+
+def test_damaged_entries_parts_and_names_are_counted() -> None:
+    one = InProcess()
+    one.ask("fold", [b"", b"RTT1", entry(1, SEEN).to_bytes()[:-1], entry(1000, SEEN).to_bytes()], now_ms=one.now_ms)
+    one.ask("shards", [b"", b"no zlib"])
+    assert one.round()["damaged"] == 5
+    assert one.state["cells"] == 120
+    one.ask("begin", [b"no names"], number=1, between={}, now_ms=one.now_ms)
+    assert one.round()["damaged"] == 1
+
+
+def test_who_is_not_believed_is_said_and_loses_the_table() -> None:
+    one = running()
+    for _ in range(3):
+        one.now_s += 5
+        one.fold(entry(one.now_s, SEEN, fast={"one": 900}))
+    one.now_s += 20
+    one.round()
+    assert "faster than light" in one.state["reporters"]["one"]["distrusted"]
+    assert (one.state["decided"], len(one.table().blocks)) == (0, 0)
+
+
+def test_the_loop_answers_frame_by_frame_and_ends() -> None:
+    asked = frames.packed({"do": "begin", "number": 3, "between": {}, "now_ms": 0})
+    asked += frames.packed({"do": "round", "now_ms": 10**13})
+    sink = io.BytesIO()
+    child.serve(io.BytesIO(asked + b"\0\0"), sink)
+    first = frames.packed({})
+    assert sink.getvalue().startswith(first)
+    text, body = frames.sizes(sink.getvalue()[len(first) : len(first) + 8])
+    assert frames.unpacked(sink.getvalue()[len(first) + 8 : len(first) + 8 + text], b"").head["number"] == 3
+    assert body == 0
+    with pytest.raises(ValueError, match="larger than any"):
+        frames.sizes(b"\xff" * 8)
+
+
+def test_tables_are_joined_by_site_and_split_again() -> None:
+    one = Table.zeros(("a", "b"), np.array([1, 5], np.uint64))
+    one.ms[:] = [[10, 20], [30, 40]]
+    other = Table.zeros(("c", "a"), np.array([3, 7], np.uint64))
+    other.ms[:] = [[50, 60], [70, 0]]
+    joined = shards.joined([one, other], ("a", "b"), {"a": {"b": 4.0, "x": 1.0}}, number=9, at_ms=7)
+    assert (joined.blocks.tolist(), joined.ms.tolist()) == ([1, 3, 5], [[10, 20], [60, 0], [30, 40]])
+    assert (joined.number, joined.at_ms, joined.between.tolist()) == (9, 7, [[0, 40], [0, 0]])
+    assert shards.without(joined, range(shards.SHARDS)).blocks.tolist() == []
+    gone = int(shards.shard_of(np.array([3], np.uint64))[0])
+    assert 3 not in shards.without(joined, [gone]).blocks.tolist()
+    assert len(shards.joined([], (), {}, number=1, at_ms=1).blocks) == 0
