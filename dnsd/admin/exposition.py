@@ -79,6 +79,20 @@ _STATUS: Final = (
     ("dnsd_endpoints_unhealthy", "gauge", "health.reports.unhealthy", "Endpoints whose holder says they are unhealthy"),
     ("dnsd_rules_bad", "gauge", "health.rules.bad", "Endpoints that a rule holds something against"),
     ("dnsd_rules_failed_total", "counter", "health.rules.failed", "Questions to Prometheus without an answer"),
+    ("dnsd_measurements_total", "counter", "measurements.intake.accepted", "Measured round trips accepted here"),
+    ("dnsd_measurements_waiting", "gauge", "measurements.intake.waiting", "Entries that wait for the store"),
+    ("dnsd_measurements_lost_total", "counter", "measurements.intake.lost", "Entries lost while the store was away"),
+    ("dnsd_measured_number", "gauge", "measurements.table.number", "Number of the decided table in use"),
+    ("dnsd_measured_blocks", "gauge", "measurements.table.blocks", "Client blocks in the decided table in use"),
+    ("dnsd_measured_age_seconds", "gauge", "measurements.table.age_s", "Age of the decided table in use"),
+    ("dnsd_measured_corrupt", "gauge", "measurements.table.corrupt", "Parts of the decided table that cannot be read"),
+    ("dnsd_measured_churn_ratio", "gauge", "measurements.last.round.churn",
+     "Share of the measured weight whose best site changed with the last table"),
+    ("dnsd_measured_deferred", "gauge", "measurements.last.round.deferred", "Blocks that must wait for the next round"),
+    ("dnsd_measured_damaged_total", "counter", "measurements.last.damaged", "Kept measurements that cannot be read"),
+    ("dnsd_reporters_distrusted", "gauge", "measurements.distrusted", "Reporters of round trips that are not believed"),
+    ("dnsd_deciding", "gauge", "measurements.deciding.decides", "1 on the node that decides on round trips"),
+    ("dnsd_deciding_starts_total", "counter", "measurements.deciding.starts", "Times its child was started"),
     ("dnsd_zones", "gauge", "zones", "Zones served"),
     ("dnsd_maps", "gauge", "maps", "Maps from client prefixes to sites"),
 )
@@ -147,6 +161,9 @@ def _node(ready: bool, details: Mapping[str, Any], status: Mapping[str, Any]) ->
         "dnsd_stale_seconds", "gauge", "How long the registry has been out of reach", details.get("stale_for"))
     conditions = len(details.get("conditions", ()))
     yield from _value("dnsd_conditions", "gauge", "Things at /readyz that somebody should look at", conditions)
+    yield from _labelled(
+        "dnsd_measurements_dropped_total", "counter", "Measured round trips dropped here, by reason",
+        "reason", status.get("measurements", {}).get("intake", {}).get("dropped", {}))
     for name, kind, path, help_text in _STATUS:
         value: Any = status
         for step in path.split("."):
@@ -156,6 +173,12 @@ def _node(ready: bool, details: Mapping[str, Any], status: Mapping[str, Any]) ->
         elif name.endswith("_seconds_total") and value is not None:
             value = value / 1000
         yield from _value(name, kind, help_text, value)
+
+
+def _labelled(name: str, kind: str, help_text: str, label: str, values: Mapping[str, Any]) -> Iterator[str]:
+    if values:
+        yield from head(name, kind, help_text)
+        yield from (f'{name}{{{label}="{key}"}} {value}' for key, value in values.items())
 
 
 def _value(name: str, kind: str, help_text: str, value: float | None) -> Iterator[str]:

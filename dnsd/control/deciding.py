@@ -126,6 +126,8 @@ class Deciding:
         if fence is None or (self.child is None and not await self._take_over(fence)):
             await self.clock.sleep(LOOK_S)
             return
+        if self.child is not None and self.child.process.returncode is not None:
+            raise Died(f"it ended with {self.child.process.returncode}")
         cursor, entries = await self.store.follow(self._cursor, block_ms=BLOCK_MS)
         if entries:
             self._news = True
@@ -202,7 +204,7 @@ class Deciding:
         now_ms = self.clock.unix_ms()
         told = await self._ask("round", now_ms=now_ms, again=self._again, mend=sorted(self.mend()))
         head = told.head
-        self._news = bool(head["waiting"])
+        self._news = bool(head["waiting"] or head.pop("unwritten", False))
         if "written" not in head:
             return
         written = head.pop("written")

@@ -184,22 +184,21 @@ class Engine:
             self._stale |= self._last[0]
             self._urgent = True
         self._look_after(now_s)
-        self._weight = decide.weight(self.cells, now_s)
-        one = decide.settle(self.cells, now_s, self._weight)
+        one = decide.settle(self.cells, now_s, lambda: self._weigh(now_s))
         churn, moved, _ = self._churn
         self._churn = churn + one.churn, moved + len(one.moved) - one.new, one.deferred
         self._stale |= set(shards.shard_of(blocks_of(self.cells.keys[one.moved])).tolist())
         self._urgent |= one.churn >= URGENT or (bool(self._stale) and not self.number) or one.deferred > 0
         waited = now_s - self._written_s
         if not self._urgent and (not self._stale or 0 <= waited < UNHURRIED_S):
-            return {"number": self.number, **self._told(now_s)}, ()
+            return {"number": self.number, "unwritten": bool(self._stale), **self._told()}, ()
         self.number += 1
         found = shards.made(self.cells, self._stale, self.number, now_s)
         told = {"number": self.number, "written": sorted(found), "round": {
             "churn": round(self._churn[0], 5), "moved": self._churn[1], "deferred": self._churn[2]}}
         self._last, self._churn = (self._stale, self._last[1]), (0.0, 0, one.deferred)
         self._stale, self._urgent, self._written_s = set(), False, now_s
-        return {**told, **self._told(now_s)}, [found[shard] for shard in sorted(found)]
+        return {**told, **self._told()}, [found[shard] for shard in sorted(found)]
 
     def _look_after(self, now_s: int) -> None:
         """What is done once in a while."""
@@ -228,7 +227,11 @@ class Engine:
             self._stale |= set(shards.shard_of(blocks_of(self.cells.keys[gone])).tolist())
             self._urgent = True
 
-    def _told(self, now_s: int) -> dict[str, Any]:
+    def _weigh(self, now_s: int) -> float:
+        self._weight = decide.weight(self.cells, now_s)
+        return self._weight
+
+    def _told(self) -> dict[str, Any]:
         """What all nodes may know of it."""
         cells = self.cells
         of = np.bincount(cells["reporter"].ravel(), minlength=len(cells.reporters))

@@ -9,6 +9,7 @@ pure function of it. A cell that wavers inside its margin (3 ms, a tenth, its ow
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -60,8 +61,8 @@ def margin(decided: NDArray[np.uint16], error_ms: F64) -> F64:
     return np.where(decided == 0, 0.0, part)
 
 
-def settle(cells: Cells, now_s: int, total: float) -> Round:
-    """Decides on what is due. `total` is the weight of all measured blocks (`weight`)."""
+def settle(cells: Cells, now_s: int, total: Callable[[], float]) -> Round:
+    """Decides on what is due. `total` gives the weight of all measured blocks (`weight`), where it is needed."""
     waiting = np.flatnonzero(cells["pending"])
     found = cells.estimate(waiting, now_s)
     decided = cells["ms"][waiting]
@@ -92,7 +93,7 @@ def weight(cells: Cells, now_s: int) -> float:
     return float(cells.decayed(decided, now_s).sum())
 
 
-def _bounded(cells: Cells, numbers: I64, tenths: F64, now_s: int, total: float,
+def _bounded(cells: Cells, numbers: I64, tenths: F64, now_s: int, total: Callable[[], float],
              ) -> tuple[NDArray[np.bool_], float, int]:
     """Which of these cells may move now: those with the most to gain, as long as not too much gets another best site.
 
@@ -112,14 +113,15 @@ def _bounded(cells: Cells, numbers: I64, tenths: F64, now_s: int, total: float,
     only = (np.count_nonzero(before < _NEVER, axis=1) == 1) & np.isin(rows, member[again])
     moves = ((was != now) | only) & (before[rows, was] < _NEVER)
     gain[only] = np.abs(after[rows, was] - before[rows, was])[only]
-    order = np.argsort(-gain[moves], kind="stable")
+    if not moves.any():
+        return np.ones(len(numbers), np.bool_), 0.0, 0
+    order, whole = np.argsort(-gain[moves], kind="stable"), max(total(), 1e-9)
     spent = np.cumsum(weights[moves][order])
-    allowed = spent <= CHURN_MOST * total
-    allowed[:1] = True
+    allowed = spent <= CHURN_MOST * whole
+    allowed[0] = True
     waits = np.zeros(len(blocks), np.bool_)
     waits[np.flatnonzero(moves)[order[~allowed]]] = True
-    churn = float(spent[allowed][-1]) / max(total, 1e-9) if len(spent) else 0.0
-    return ~waits[member], min(churn, 1.0), int(np.count_nonzero(waits))
+    return ~waits[member], min(float(spent[allowed][-1]) / whole, 1.0), int(np.count_nonzero(waits))
 
 
 _NEVER: Final = 1e9

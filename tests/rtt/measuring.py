@@ -32,7 +32,7 @@ def feed(cells: Cells, at_s: int, seen: Iterable[tuple[int, int, float]], **opti
 
 def settle(cells: Cells, at_s: int) -> decide.Round:
     """One round."""
-    return decide.settle(cells, at_s, decide.weight(cells, at_s))
+    return decide.settle(cells, at_s, lambda: decide.weight(cells, at_s))
 
 
 def ms(cells: Cells, block: int, site: int) -> float:
