@@ -57,6 +57,8 @@ class SiteSpec(NamedTuple):
     provider: str | None = None
     carriers: tuple[str, ...] = ()
     asns: tuple[int, ...] = ()
+    shift_ms: float = 0.0
+    """Milliseconds more from everywhere, where it is asked what would be (`control.simulate`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _extra_ms(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> NDArray[np.float
     turn = np.radians([site.longitude for site in sites]) - np.radians(atlas.arrays["longitude"])[:, None]
     half = np.sin((there - here) / 2) ** 2 + np.cos(here) * np.cos(there) * np.sin(turn / 2) ** 2
     km = 2 * distance.EARTH_KM * np.arcsin(np.sqrt(np.minimum(1.0, half)))
-    ms = distance.BASE_MS + distance.MS_PER_KM * km
+    ms = distance.BASE_MS + distance.MS_PER_KM * km + np.array([site.shift_ms for site in sites])
     extra: NDArray[np.float64] = np.nan_to_num(ms - ms.min(axis=1, keepdims=True))
     return extra
 
@@ -212,7 +214,7 @@ def site_specs(items: Sequence[Mapping[str, Any]]) -> list[SiteSpec]:
             sites.append(SiteSpec(
                 str(item["id"]), float(item["latitude"]), float(item["longitude"]), str(item.get("country") or ""),
                 str(item.get("region") or ""), item.get("provider"), tuple(item.get("carriers") or ()),
-                tuple(int(asn) for asn in item.get("asns") or ())))
+                tuple(int(asn) for asn in item.get("asns") or ()), float(item.get("shift_ms") or 0.0)))
         except KeyError as missing:
             faults.append(Fault(f"/sites/{i}", f"{missing.args[0]} is missing"))
         except (TypeError, ValueError, AttributeError) as problem:
