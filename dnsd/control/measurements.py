@@ -32,7 +32,7 @@ BURST: Final = 50_000.0
 
 QUOTAS: Final = 4096
 GATHER_S: Final = 1.0
-ROWS_MOST: Final = 200_000
+ROWS_MOST: Final = 500_000
 """Samples gathered in a second at most; what comes above it is dropped."""
 
 WAITING: Final = 60

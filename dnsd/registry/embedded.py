@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 SOCKET: Final = "store.sock"
 SOCKET_PATH_MAX: Final = 107  # sun_path of unix(7), less its final NUL
-MEMORY: Final = "1gb"
+MEMORY: Final = "2gb"
 OLDEST_MAJOR: Final = 7
 OPTIONS: Final = {
     "port": "0",
