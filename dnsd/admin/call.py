@@ -29,11 +29,14 @@ from dnsd.admin.problem import Problem, invalid
 from dnsd.control.custody import Custody
 from dnsd.control.local import Local
 from dnsd.control.measurements import Taken
+from dnsd.control.state import Fleet
 from dnsd.control.told import Told
+from dnsd.control.whatif import Question
 from dnsd.model import Fault
 from dnsd.registry.models import Endpoint, Role, Service
 from dnsd.registry.roundtrips import RoundTrip
 from dnsd.registry.store import Registry
+from dnsd.registry.values import Change
 
 BODY_SECONDS: Final = 10.0
 _NUMBER = re.compile(r"[0-9]{1,19}(\.[0-9]{1,9})?")
@@ -76,6 +79,13 @@ class Control(Protocol):
 
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet that is served."""
+
+    async def simulate(self, changes: Sequence[Change], question: Question) -> dict[str, Any]:
+        """What would come of changes; `ImpossibleError`, `BusyError` or `FailedError` where nothing can be said."""
 
     def misplaced(self, service: Service) -> str:
         """Why this service cannot stand at its name in the zones served here; empty when it can."""

@@ -31,18 +31,22 @@ from dnsd.control.publish import Publisher
 from dnsd.control.reports import Reports
 from dnsd.control.rules import Rules
 from dnsd.control.secondaries import Secondaries
+from dnsd.control.simulate import Simulator
+from dnsd.control.state import Fleet
 from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture
 from dnsd.control.told import Told
 from dnsd.control.trips import Trips
 from dnsd.control.views import Views
 from dnsd.control.watching import Watching
+from dnsd.control.whatif import Question
 from dnsd.control.zones import Zones, conflicts, misplaced
 from dnsd.dns import names
 from dnsd.dns.prefixes import Prefixes
 from dnsd.model import Fault
 from dnsd.registry.models import Endpoint, Service
 from dnsd.registry.store import Registry
+from dnsd.registry.values import Change
 from dnsd.rtt.intake import Sample
 
 RELOAD_S: Final = 10.0
@@ -79,6 +83,7 @@ class Control:
         self.draining = False
         self.zone_faults: list[Fault] = []
         self.explainer = Explainer(views, publisher, maps)
+        self.simulator = Simulator(views, publisher, maps)
         self.why = Allowance(clock, rate=WHY_SHARE, most=WHY_BURST_S)  # for explanations over DNS
         self._reloading = asyncio.Lock()
         self._started = clock.monotonic()
@@ -165,6 +170,15 @@ class Control:
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
         return self.explainer.explain(name, type, client, ecs)
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet that is served."""
+        return self.views.fleet
+
+    async def simulate(self, changes: Sequence[Change], question: Question) -> dict[str, Any]:
+        """What would come of changes (`control.simulate`)."""
+        return await self.simulator.simulate(changes, question)
 
     def stands(self, service: str) -> dict[str, Any] | None:
         """How each endpoint of a service stands; None when there is no such service."""

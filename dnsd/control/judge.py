@@ -87,6 +87,10 @@ class Judge:
         self._last.setdefault(service, {})[id_, type_] = found
         return found
 
+    def last(self, service: str, id_: str, type_: int) -> Measured | None:
+        """What was last said of it, which is what its service rests on."""
+        return self._last.get(service, {}).get((id_, type_))
+
     def speaks(self, service: str) -> bool:
         """Whether something besides probes speaks of a service's health."""
         return service in self.fleet.verdicts if self.together else self.builder.speaks(service)

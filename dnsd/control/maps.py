@@ -78,6 +78,11 @@ class Maps:
         self._rtt = path, table
         self.mark()
 
+    @property
+    def rtt(self) -> tuple[Path, Table] | None:
+        """The file of measured round trips that maps are derived from, and the table in it."""
+        return self._rtt
+
     async def run(self) -> None:
         """Rounds for ever: when marked, and when the atlas is another."""
         while True:

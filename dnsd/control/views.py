@@ -35,6 +35,9 @@ class Measuring(Protocol):
     def measured(self, service: str, id_: str, type_: int) -> Measured:
         """What is known of an endpoint's address."""
 
+    def last(self, service: str, id_: str, type_: int) -> Measured | None:
+        """What `measured` last said; asking changes nothing."""
+
     def removals(self, service: str) -> Removals:
         """What health had removed of a service."""
 
@@ -97,6 +100,14 @@ class Views:
                 self._remember(name, now.memory)
             found[name] = now.view
         return found
+
+    def imagined(self, fleet: Fleet, name: str, now_ms: int) -> Resolved:
+        """A service resolved in a fleet that is not there; nothing is kept of it. What is measured of its endpoints
+        holds, those that are not there yet are up."""
+        health, measuring = self._health(name), self.health
+        if measuring is not None:
+            health = health._replace(measured=lambda id_, type_: measuring.last(name, id_, type_) or Measured())
+        return resolve.resolve(fleet, name, self.memories.get(name, {}), now_ms, 0, health)
 
     def changed_by_time(self, now_ms: int) -> set[str]:
         """Services that time alone has changed since this was last asked."""

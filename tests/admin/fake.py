@@ -11,10 +11,13 @@ from typing import Any
 
 from dnsd import metrics
 from dnsd.admin import auth
+from dnsd.control import whatif
 from dnsd.control.clock import Clock
 from dnsd.control.measurements import Taken
 from dnsd.control.news import News
+from dnsd.control.state import Fleet
 from dnsd.control.told import Told
+from dnsd.control.whatif import Question
 from dnsd.model import Fault
 from dnsd.registry import errors, rules
 from dnsd.registry.fields import Model
@@ -208,6 +211,7 @@ class FakeControl:
         self.measured: list[tuple[str, str | None, Sequence[RoundTrip]]] = []
         self.anew: list[str] = []
         self.takes = True
+        self.cannot: Exception | None = None
         self.news = News(Clock(), lambda: self.unmet)
         self.custody = FakeCustody()
         self.local: Any = None
@@ -233,6 +237,26 @@ class FakeControl:
     def stands(self, service: str) -> dict[str, Any] | None:
         there = service in self.registry.objects[Kind.SERVICE]
         return {"service": service, "endpoints": []} if there else None
+
+    @property
+    def fleet(self) -> Fleet:
+        made = Fleet(self.registry.version)
+        made.sites, made.services = self.registry.values(Kind.SITE), self.registry.values(Kind.SERVICE)
+        made.overrides = self.registry.values(Kind.OVERRIDE)
+        for endpoint in self.registry.values(Kind.ENDPOINT).values():
+            made.members.setdefault(endpoint.service, {})[endpoint.key] = endpoint
+        made.leases = self.registry.values(Kind.LEASE)
+        return made
+
+    async def simulate(self, changes: Sequence[Change], question: Question) -> dict[str, Any]:
+        """As the real one says it, of no clients; `cannot` is what it raises."""
+        if self.cannot is not None:
+            raise self.cannot
+        imagined = whatif.imagine(self.fleet, changes, question, 1)
+        return {
+            "changes": list(imagined.words), "version": self.registry.version, "atlas": None, "table": None,
+            "clients": {"source": "given", "number": 0, "weight": 0.0}, "load": {"units": None, "from": None},
+            "sites": [], "moved": 0.0, "had_to": 0.0, "services": [], "seconds": 0.1}
 
     def misplaced(self, service: Service) -> str:
         return self.no_place.get(service.name, "")
