@@ -33,6 +33,7 @@ from dnsd.admin import (
     objects,
     problem,
     reports,
+    simulate,
     survey,
     tokens,
 )
@@ -46,7 +47,7 @@ from dnsd.registry.models import Role
 
 ROUTES: Final[tuple[Route, ...]] = (
     *objects.ROUTES, *leases.ROUTES, *reports.ROUTES, *measurements.ROUTES, *tokens.ROUTES, *fleet.ROUTES, *look.ROUTES,
-    *survey.ROUTES, *custody.ROUTES)
+    *survey.ROUTES, *custody.ROUTES, *simulate.ROUTES)
 BUSY_MAX: Final = 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Server": "dnsd"}

@@ -52,7 +52,7 @@ async def apply(call: Call) -> web.Response:
     wanted = [*puts(fleet, loaded), *deletions(fleet, loaded, prune=call.query["prune"])]
     changed = [one for one in wanted if one.change.value is None or _differs(one.change.value, one.before)]
     objects.refuse([fault for one in changed for fault in _scope(call.caller, one)])
-    _check(loaded, changed)
+    check(loaded, changed)
     objects.fit(call, [(one.place, one.change.value) for one in changed])
     if not call.query["force"]:
         guard(changed, loaded)
@@ -151,7 +151,8 @@ def _scope(caller: Caller, one: Wanted) -> Iterator[Fault]:
         yield Fault(one.place, "there is no such object in the token's scope")
 
 
-def _check(loaded: Loaded, changed: Sequence[Wanted]) -> None:
+def check(loaded: Loaded, changed: Sequence[Wanted]) -> None:
+    """The registry's refusal of the state these changes lead to, with the document's places; none: nothing happens."""
     changes = [one.change for one in changed]
     broken = rules.shape(changes) or rules.check(loaded, changes)
     if broken and changes:

@@ -49,6 +49,7 @@ CALLS: dict[str, tuple[str, Any, dict[str, str]]] = {
     "put_token": ("/v1/tokens/new", {"role": "reader"}, {}),
     "delete_token": ("/v1/tokens/ops", None, {"If_Match": '"1"'}),
     "apply": ("/v1/apply", {"services": [{"name": "other.a.example"}]}, {}),
+    "simulate": ("/v1/simulate", {"lost": ["fra"]}, {}),
     "explain": ("/v1/explain?name=api.a.example", None, {}),
     "status": ("/v1/status", None, {}),
     "stands": ("/v1/services/api.a.example/health", None, {}),
@@ -70,7 +71,8 @@ FLEET = {f"{verb}_{what}" for verb in ("put", "delete") for what in ("site", "se
 LEASES = {"acquire_lease", "renew_leases", "renew_lease", "release_lease", "report", "measure"}
 BOTH = {"explain", "status", "stands"}
 TOKEN_ROUTES = {"list_tokens", "get_token", "put_token", "delete_token", "accept_registry", "restore_registry"}
-EVERYBODY = {"put_site", "delete_site", "delete_override", "audit", "events", "reload"}  # reach beyond any narrowing
+# reach beyond any narrowing
+EVERYBODY = {"put_site", "delete_site", "delete_override", "audit", "events", "reload", "simulate"}
 ALLOWED = {
     "root": set(CALLS),
     "ops": set(CALLS) - TOKEN_ROUTES,
@@ -82,7 +84,7 @@ ALLOWED = {
     "agent-b": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {
         "acquire_lease", "renew_lease", "release_lease", "explain", "report", "stands"},
     "agent-free": (LEASES | BOTH | {"list_sites", "get_site", "list_leases"}) - {"renew_lease", "release_lease"},
-    "reader": READS | BOTH | {"audit", "events", "get_registry"},
+    "reader": READS | BOTH | {"audit", "events", "get_registry", "simulate"},
     "reader-a": READS | BOTH,
     "page": {"measure"},
 }
