@@ -78,6 +78,7 @@ HOMES: dict[str, set[str]] = {
     "siphash24": {"dns"},  # makes cookies the same on all servers (RFC 9018 §4.4); octets in, octets out
     "uvloop": {"serve", "control"},
     "rich": {"cli"},
+    "matplotlib": {"cli"},  # where it is installed
     "typer": {"cli"},
 }
 

@@ -19,7 +19,7 @@ VERBS = {
     "version": "daemon:version", "status": "survey:status", "events": "survey:events", "explain": "explain:explain",
     "query": "query:query", "apply": "apply:apply", "sites": "fleet:sites", "services": "fleet:services",
     "endpoints": "fleet:endpoints", "leases": "fleet:leases", "overrides": "fleet:overrides", "token": "fleet:tokens",
-    "data": "data:app", "cookies": "cookies:app", "drill": "drill:drill",
+    "data": "data:app", "cookies": "cookies:app", "drill": "drill:drill", "simulate": "simulate:simulate",
     "registry": "registry:app",
 }  # verb -> where in dnsd.cli: a command, or an app of commands
 
