@@ -35,7 +35,15 @@ SPREADS: Final = 3.0
 SHIFT: Final = 3
 """Medians in a row on one side that are a shift."""
 
-SLOWEST: Final = 1 / 16
+CALM_S: Final = 1800
+DAMPED_MOST: Final = 3
+"""Each shift within half an hour of the one before needs twice as many medians, up to eight times, unless it leads back
+to what is decided: a path that goes to and fro is noise."""
+
+LEARNS: Final = 1.08
+"""How fast a spread follows the middle of what medians are off by: a share of each, whatever the few wild ones are."""
+
+SLOWEST: Final = 1 / 32
 """A new median counts so much at least, however much was seen before."""
 
 WHOLE: Final = 8.0
@@ -48,6 +56,7 @@ SHARE_MOST: Final = 0.5
 """Of all cells there may be, one reporter may open so many."""
 
 EVICTED: Final = 0.05
+_RUN_MOST: Final = 100
 _MASK: Final = np.uint64((1 << 48) - 1)
 _COLUMN: Final = np.uint64(8)
 
@@ -68,9 +77,19 @@ class Estimate(NamedTuple):
     last_s: I64
 
 
+class Seen(NamedTuple):
+    """Medians of one fold: when, of which cells and reporters' places, how far they were off (tenths)."""
+
+    at_s: int
+    numbers: I64
+    slots: I64
+    off: F64
+
+
 _FIELDS: Final[dict[str, tuple[Any, bool]]] = {  # name: type, whether there is one for each reporter
     "reporter": (np.uint16, True), "rtt": (np.uint16, True), "spread": (np.uint16, True), "weight": (np.float32, True),
-    "at": (np.uint32, True), "streak": (np.int8, True), "off": (np.uint32, True),
+    "at": (np.uint32, True), "streak": (np.int8, True), "off": (np.uint32, True), "aim": (np.uint16, True),
+    "turns": (np.uint8, True), "turned": (np.uint32, True),
     "km": (np.uint16, False), "ms": (np.uint16, False), "since": (np.uint32, False), "pending": (np.bool_, False),
     "dirty": (np.bool_, False)}
 
@@ -78,9 +97,10 @@ _FIELDS: Final[dict[str, tuple[Any, bool]]] = {  # name: type, whether there is 
 class Cells:
     """All cells of a fleet. `sites` are columns, `reporters` numbers from 1 on; a site that is gone leaves None.
 
-    For each cell and reporter: `reporter` (0: free), `rtt` and `spread` in tenths, `weight`, second `at`, `streak` of
-    medians on one side and since when (`off`). For each cell: `km`, the decided `ms` in tenths, whether the estimate is
-    beyond the margin (`pending`) and `since` when, whether it was changed since it was kept (`dirty`).
+    For each cell and reporter: `reporter` (0: free), `rtt` and `spread` in tenths, `weight`, second `at`, `streak`
+    of medians on one side, since when (`off`) and around what (`aim`). For each cell: `km`, the decided `ms` in
+    tenths, whether the estimate is beyond the margin (`pending`) and `since` when, whether it was changed since it
+    was kept (`dirty`).
     """
 
     def __init__(self, *, half_life_s: float = HALF_LIFE_S, cells_most: int = CELLS_MOST,
@@ -92,6 +112,7 @@ class Cells:
         self.opened = np.zeros(1, np.int64)
         self.lookup = Lookup()
         self.crowded = self.folded = self.evicted = 0
+        self.seen: list[Seen] = []  # lately, for `rtt.together`
         self._arrays: dict[str, Array] = {
             name: np.zeros((0, SLOTS) if many else 0, kind) for name, (kind, many) in _FIELDS.items()}
 
@@ -250,7 +271,7 @@ class Cells:
         keys = self.keys[keep]
         for name in self._arrays:
             self._arrays[name] = self[name][keep]
-        self.lookup = Lookup()
+        self.lookup, self.seen = Lookup(), []
         # numbers must stay in the order of the arrays, and `add` numbers new keys in their own order
         order = np.argsort(keys)
         self.lookup.add(keys[order])
@@ -292,23 +313,34 @@ class Cells:
         off = groups["rtt"] - rtt
         limit = np.maximum(SPREADS * spread, LEAST_OFF)
         contrary, side = np.abs(off) > limit, np.sign(off).astype(np.int64)
-        on = np.where(np.sign(streak) == side, streak + side, side)
-        begins = contrary & (np.abs(on) == 1)
+        goes_on = (np.sign(streak) == side) & (np.abs(groups["rtt"] - a["aim"][at].astype(np.float64)) <= limit)
+        run = np.minimum(np.where(goes_on, np.abs(streak) + 1, 1), _RUN_MOST)
+        begins = contrary & (run == 1)
         a["off"][numbers[begins], slot[begins]] = at_s
-        shift = contrary & (np.abs(on) >= SHIFT)
+        aim = np.where(goes_on, a["aim"][at], groups["rtt"]).astype(np.float64)
+        aim = np.rint(aim + (groups["rtt"] - aim) / run)
+        restless = np.where(at_s - a["turned"][at].astype(np.int64) < CALM_S, a["turns"][at], 0).astype(np.int64)
+        damped = np.where(a["pending"][numbers], 0, np.minimum(restless, DAMPED_MOST))
+        shift = contrary & (run >= SHIFT << damped)
         gain = np.maximum(count / (weight + count), SLOWEST)
-        seen = np.maximum(told, 1.25 * np.abs(off))
-        bounded = (np.minimum(seen, 3 * limit) - spread) / 8
-        learned = spread + np.where(contrary, bounded, gain * (seen - spread))
-        a["rtt"][at] = np.where(shift, groups["rtt"], np.where(contrary, rtt, np.rint(rtt + gain * off)))
-        a["spread"][at] = np.minimum(np.where(shift, np.maximum(told, 10.0), np.ceil(learned)), 0xFFFF)
-        a["weight"][at] = np.where(shift, count, np.where(contrary, weight, weight + count))
-        a["streak"][at] = np.where(contrary & ~shift, on, 0)
+        wide = np.maximum(1.4826 * np.abs(off), told) > spread
+        learned = np.maximum(told * gain, np.where(wide, spread * LEARNS + 1, spread / LEARNS))
+        a["aim"][at] = aim
+        a["rtt"][at] = np.where(shift, aim, np.where(contrary, rtt, np.rint(rtt + gain * off)))
+        a["spread"][at] = np.clip(learned, 1, 0xFFFF)
+        a["weight"][at] = np.where(shift, count * run, np.where(contrary, weight, weight + count))
+        a["streak"][at] = np.where(contrary & ~shift, side * run, 0)
         a["at"][at] = at_s
-        moved = numbers[shift]
-        fresh = ~a["pending"][moved]
-        a["since"][moved[fresh]] = a["off"][moved[fresh], slot[shift][fresh]]
-        a["pending"][moved] = True
+        self.seen.append(Seen(at_s, numbers[~shift], slot[~shift], off[~shift]))
+        self._turn(numbers[shift], slot[shift], restless[shift], at_s)
+
+    def _turn(self, numbers: I64, slot: I64, restless: I64, at_s: int) -> None:
+        """These have followed a shift: beyond their margin since it began, and not so soon again."""
+        a = self._arrays
+        a["turns"][numbers, slot], a["turned"][numbers, slot] = np.minimum(restless + 1, DAMPED_MOST), at_s
+        fresh = numbers[~a["pending"][numbers]]
+        a["since"][fresh] = a["off"][fresh, slot[~a["pending"][numbers]]]
+        a["pending"][numbers] = True
 
 
 def key_of(block: Array, column: Array) -> U64:

@@ -22,7 +22,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from dnsd.rtt import decide, frames, rows, shards, trust
+from dnsd.rtt import decide, frames, rows, shards, together, trust
 from dnsd.rtt.cells import CELLS_MOST, EPOCH_S, GONE, HALF_LIFE_S, I64, U64, Cells, blocks_of, key_of
 from dnsd.rtt.items import Entry
 from dnsd.rtt.table import BLOCKS_MOST, TENTHS, Table
@@ -140,6 +140,7 @@ class Engine:
                 self._damaged += 1
                 continue
             decide.watch(self.cells, self.cells.fold(entry, now_s), now_s)
+            decide.watch(self.cells, together.shifted(self.cells, now_s), now_s)
             groups += len(entry.groups)
             self._note(entry, now_s)
         return {"groups": groups, "damaged": self._damaged, "waiting": bool(self.cells["pending"].any())}, ()

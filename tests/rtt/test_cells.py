@@ -81,8 +81,8 @@ def test_an_outlier_does_not_join_but_the_third_on_one_side_is_followed() -> Non
     feed(cells, 14, [(1, 0, 90.0)])
     assert estimate(cells, 14) == 20.0
     feed(cells, 15, [(1, 0, 90.0)])
-    feed(cells, 16, [(1, 0, 91.0)])
-    assert estimate(cells, 16) == 91.0
+    feed(cells, 16, [(1, 0, 93.0)])
+    assert estimate(cells, 16) == 91.0  # the middle of the three
 
 
 def test_a_wide_spread_takes_more_in() -> None:
