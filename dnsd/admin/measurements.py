@@ -34,11 +34,10 @@ async def measure(call: Call) -> web.Response:
     """Takes a batch. What is wrong with single samples drops these, and is told by number and reason."""
     batch = problem.parse(MeasurementBatch, await call.body())
     beacon = call.caller.role is Role.BEACON
-    faults = [Fault("/site", "required, or a site in each sample")] if batch.site is None and any(
-        one.site is None for one in batch.samples) else []
+    if batch.site is None and any(one.site is None for one in batch.samples):
+        raise problem.invalid([Fault("/site", "required, or a site in each sample")])
     if beacon:
-        faults += _beacon_faults(batch)
-    objects.refuse(faults)
+        objects.refuse(_beacon_faults(batch))
     samples = batch.samples
     if beacon:
         client, block = _peer(call.request)
