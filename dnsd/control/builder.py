@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, Protocol
 from dnsd.control import resolve
 from dnsd.control.clock import Clock
 from dnsd.control.health import Health, Said, Spot
+from dnsd.control.removed import Arrivals, moved
 from dnsd.control.resolve import Memory
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
@@ -84,6 +85,7 @@ class Builder:
 
     def __init__(self, fleet: Fleet, own: Health, votes: Ballots, store: Store, *, node: str, clock: Clock) -> None:
         self.fleet, self.own, self.votes, self.store, self.node, self.clock = fleet, own, votes, store, node, clock
+        self.arrivals = Arrivals(clock)
         self.advisers: list[Adviser] = []
         self.memories: Mapping[str, Memory] = {}
         self.fence: Callable[[], int | None] = lambda: None
@@ -144,6 +146,7 @@ class Builder:
 
     async def _decide(self, fence: int, names: Sequence[str]) -> bool:
         found: list[tuple[str, Verdict | None]] = []
+        began_s = self.clock.monotonic()
         for number, name in enumerate(names):
             if number % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
@@ -166,6 +169,9 @@ class Builder:
         except (Conflict, RegistryError) as error:
             _log.debug("nothing was decided: %s", error)
             return False
+        for _, verdict in found:
+            if verdict is not None:
+                self.arrivals.meet(verdict, began_s)
         self.decided += len(found)
         return True
 
@@ -198,9 +204,10 @@ class Builder:
             measured[place.id, place.type] = final
             cells[place.key] = judged._replace(
                 state=final.state, share=final.share, doubt=final.doubt, why=final.result)
+        removals = {} if before is None else moved(removals_of(before), self.arrivals.ahead_ms(before))
         found = resolve.resolve(
             self.fleet, name, self.memories.get(name, {}), now_ms, 0,
-            resolve.Health(lambda id_, type_: measured.get((id_, type_), Measured()), removals_of(before), speaks=True))
+            resolve.Health(lambda id_, type_: measured.get((id_, type_), Measured()), removals, speaks=True))
         due_ms = min(filter(None, (found.due_ms, *(one.step_ms for one in measured.values()))), default=0)
         if due_ms:
             self._due[name] = due_ms

@@ -21,21 +21,19 @@ from typing import Any, Final, NamedTuple
 from dnsd.control import healthfile, targets
 from dnsd.control.clock import Clock
 from dnsd.control.publish import Publisher
+from dnsd.control.removed import Removed
+from dnsd.control.resolve import Removals
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
 from dnsd.control.targets import Schedule, Way
 from dnsd.registry import checks
 from dnsd.steer import health
 from dnsd.steer.health import Cell, Rules, State
-from dnsd.steer.limits import Removal
 from dnsd.watch.outcome import Outcome
 from dnsd.watch.schedule import Target
 
 KEPT_MS: Final = 600_000
 """How long a state that was written down is worth something."""
-
-Removals = Mapping[int, tuple[Removal, ...]]
-"""Record type -> what health has removed of it, for one service."""
 
 LISTED: Final = 100
 _log = logging.getLogger("dnsd.control")
@@ -76,7 +74,7 @@ class Health:
         self._checks: dict[str, checks.Check] = {}
         self._targets: dict[str, dict[tuple[str, int], Target]] = {}  # service -> (endpoint id, type) -> target
         self._unchecked: set[str] = set()  # services that had no check when they were last looked at
-        self._removals: dict[str, dict[int, tuple[Removal, ...]]] = {}
+        self._removed = Removed(clock)
         self._restored: dict[str, Cell] = {}
         self._restored_ms = 0
         self._names: dict[tuple[Target, Way], str] = {}
@@ -188,7 +186,7 @@ class Health:
         for target in set(self._targets.pop(name, {}).values()):
             self._drop(target, name)
         self._checks.pop(name, None)
-        self._removals.pop(name, None)
+        self._removed.drop(name)
         (self._unchecked.add if known else self._unchecked.discard)(name)
 
     def _drop(self, target: Target, name: str) -> None:
@@ -263,16 +261,11 @@ class Health:
 
     def removals(self, service: str) -> Removals:
         """What the limits remember of a service."""
-        return self._removals.get(service, {})
+        return self._removed.of(service)
 
     def keep(self, service: str, removals: Removals) -> None:
         """Remember this for the next time, and for a successor."""
-        kept = {type_: some for type_, some in removals.items() if some}
-        if kept != self._removals.get(service, {}):
-            self.unsaved = True
-            self._removals[service] = kept
-        if not kept:
-            self._removals.pop(service, None)
+        self.unsaved |= self._removed.keep(service, removals)
 
     def asking(self, name: str) -> list[str]:
         """The services that something said by this name is about."""
@@ -385,12 +378,13 @@ class Health:
         at_ms = self._clock.unix_ms()
         cells = [(target, cell) for target, some in self._cells.items() for cell in list(some.values())[:1]]
         usual = self.schedule.dump() if self.schedule is not None else {}
-        return partial(healthfile.octets, at_ms, cells, dict(self._removals), usual)
+        return partial(healthfile.octets, at_ms, cells, self._removed.dump(), usual)
 
     def restore(self, path: Path) -> None:
         """Take over what a former process wrote, unless that is too long ago. ValueError: unreadable; OSError."""
         kept = healthfile.read(path)
         if kept is not None and 0 <= self._clock.unix_ms() - kept.at_ms <= KEPT_MS:
-            self._restored, self._restored_ms, self._removals = kept.cells, kept.at_ms, kept.removals
+            self._restored, self._restored_ms = kept.cells, kept.at_ms
+            self._removed.restore(kept.removals, kept.at_ms)
             if self.schedule is not None:
                 self.schedule.restore(kept.baselines)

@@ -22,6 +22,7 @@ from dnsd.control.clock import Clock
 from dnsd.control.deciding import Fence
 from dnsd.control.health import Health, Said
 from dnsd.control.publish import Publisher
+from dnsd.control.removed import moved
 from dnsd.control.resolve import Removals
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
@@ -77,8 +78,12 @@ class Judge:
         """A service is resolved anew."""
         self.own.renew(name)
         self._last.pop(name, None)
+        verdict = self.fleet.verdicts.get(name)
+        if verdict is not None:
+            self.builder.arrivals.meet(verdict)
         if name not in self.fleet.services:
             self._cells.pop(name, None)
+            self.builder.arrivals.forget(name)
         self.builder.touch((name,))
 
     def measured(self, service: str, id_: str, type_: int) -> Measured:
@@ -101,6 +106,8 @@ class Judge:
 
     def keep(self, service: str, removals: Removals) -> None:
         """Remember this: for the next time, a successor, or when this node is alone."""
+        if self.decided(service):  # by the clock of the one that did
+            removals = moved(removals, self.builder.arrivals.ahead_ms(self.fleet.verdicts[service]))
         self.own.keep(service, removals)
 
     def decided(self, service: str) -> int:

@@ -269,7 +269,7 @@ async def test_nothing_is_kept_of_endpoints_that_are_gone(world: World) -> None:
     world.drop(endpoint("e0", "192.0.2.0"), endpoint("e1", "192.0.2.1"), service())
     await world.pass_s(1)
     for kept in (node.judge._last, node.judge._cells, node.builder._due, node.votes.own, node.fleet.verdicts,
-                 world.store.verdicts, node.health._assumed, node.health._removals):
+                 world.store.verdicts, node.health._assumed, node.health._removed.dump(), node.builder.arrivals._met):
         assert not kept
 
 

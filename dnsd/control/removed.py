@@ -1,0 +1,100 @@
+"""What the limits have removed, and how long ago: by the time that has passed, whatever wall clocks say.
+
+Lives here: a node's own memory of removals, when verdicts came here, moving the times of both along. Does not live
+here: the limits (`steer.limits`), deciding (`control.builder`), the file of it (`control.healthfile`).
+
+A removal counts for a minute, and its time is unix ms by the clock of whoever decided it. That clock may be wrong, this
+node's may be another, and both may jump; a minute that a clock has skipped would be room that there is not. So where
+clocks differ, or one has jumped, the times move along: what was so old when this node met it is now older by what has
+passed since, and by nothing else. What came before this process began was met when it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from dnsd.control.clock import Clock
+from dnsd.control.resolve import Removals
+from dnsd.registry.models import Verdict
+from dnsd.steer.limits import Removal
+
+AGREE_MS: Final = 500
+"""Clocks that differ by no more are taken to agree: it is the way of a verdict, or noise."""
+
+
+class Removed:
+    """A node's own memory, by service. What is kept and given is unix ms by its clock as it is at that moment."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began_ms = clock.unix_ms() - clock.monotonic() * 1000
+        self._jumped_ms = 0
+        self._kept: dict[str, Removals] = {}  # as by the clock when this process began
+
+    def of(self, service: str) -> Removals:
+        """What the limits remember of a service."""
+        kept = self._kept.get(service)
+        return {} if kept is None else moved(kept, self._jumped())
+
+    def keep(self, service: str, removals: Removals) -> bool:
+        """Remember this; whether it is news."""
+        found = moved({type_: some for type_, some in removals.items() if some}, -self._jumped())
+        if found == self._kept.get(service, {}):
+            return False
+        self._kept[service] = found
+        if not found:
+            del self._kept[service]
+        return True
+
+    def drop(self, service: str) -> None:
+        """Nothing of it is remembered any more."""
+        self._kept.pop(service, None)
+
+    def dump(self) -> dict[str, Removals]:
+        """All of it."""
+        return {service: self.of(service) for service in self._kept}
+
+    def restore(self, found: Mapping[str, Removals], at_ms: int) -> None:
+        """What a former process remembered at `at_ms` by its clock."""
+        by_ms = self._clock.unix_ms() - self._jumped() - at_ms
+        self._kept = {service: moved(some, by_ms) for service, some in found.items()}
+
+    def _jumped(self) -> int:
+        """How far the wall clock has jumped since this process began."""
+        jumped_ms = round(self._clock.unix_ms() - self._clock.monotonic() * 1000 - self._began_ms)
+        if abs(jumped_ms - self._jumped_ms) > AGREE_MS:
+            self._jumped_ms = jumped_ms
+        return self._jumped_ms
+
+
+class Arrivals:
+    """When verdicts came here, and so how far this node's clock is from the one that each was decided by."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._met: dict[str, tuple[Verdict, float]] = {}
+
+    def meet(self, verdict: Verdict, at_s: float | None = None) -> None:
+        """It is what holds, now or since a moment of the monotonic clock."""
+        known = self._met.get(verdict.service)
+        if known is not None and (known[0] is verdict or known[0] == verdict):
+            at_s = known[1] if at_s is None else min(at_s, known[1])
+        self._met[verdict.service] = verdict, self._clock.monotonic() if at_s is None else at_s
+
+    def ahead_ms(self, verdict: Verdict) -> int:
+        """How far this node's clock is ahead of the one it was decided by; 0 where they agree."""
+        self.meet(verdict)
+        passed_ms = (self._clock.monotonic() - self._met[verdict.service][1]) * 1000
+        ahead_ms = round(self._clock.unix_ms() - passed_ms - verdict.at_ms)
+        return ahead_ms if abs(ahead_ms) > AGREE_MS else 0
+
+    def forget(self, service: str) -> None:
+        """There is no such service any more."""
+        self._met.pop(service, None)
+
+
+def moved(removals: Removals, by_ms: int) -> Removals:
+    """All times of these, moved along."""
+    return removals if not by_ms else {
+        type_: tuple(Removal(one.id, one.at_ms + by_ms) for one in some) for type_, some in removals.items()}
