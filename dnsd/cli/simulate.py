@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from dnsd.cli.client import Admin
 from dnsd.cli.display import show, table
 from dnsd.cli.failure import Exit, Failure
 from dnsd.cli.fleet import read_object
@@ -51,6 +52,7 @@ def simulate(
     png: Annotated[Path | None, typer.Option(help="write a picture; needs matplotlib")] = None,
 ) -> None:
     """Say who would be sent elsewhere, how far everybody would be, how full sites would be. Nothing is changed."""
+    admin = session.admin()
     question = {
         "change": read_object(file) if file else {}, "services": services or [], "lost": lose or [],
         "added": [_added(text) for text in add or ()],
@@ -63,8 +65,9 @@ def simulate(
     left = 0.0
     if clients is not None or log is not None:
         question["clients"], left = heaviest(
-            weights(clients, column) if clients is not None else logged(log or Path(), services or ()))
-    found = replace(session.admin(), patience=PATIENCE_S).call("POST", "/v1/simulate", body=question).body
+            weights(clients, column) if clients is not None else
+            logged(log or Path(), services or [*_services(admin)]))
+    found = replace(admin, patience=PATIENCE_S).call("POST", "/v1/simulate", body=question).body
     if left:
         found["clients"]["left_out"] = round(left, 6)
     if html is not None:
@@ -110,7 +113,7 @@ def weights(path: Path, column: str) -> dict[Who, float]:
 
 
 def logged(path: Path, services: Sequence[str]) -> dict[Who, float]:
-    """The same of a query log: each line stands for `every` queries of its name; other types and names are nothing."""
+    """The same of a query log: each line stands for `every` queries of a service; other types and names are nothing."""
     found: defaultdict[Who, float] = defaultdict(float)
     wanted = {name.lower().removesuffix(".") for name in services}
     with _opened(path) as lines:
@@ -118,16 +121,16 @@ def logged(path: Path, services: Sequence[str]) -> dict[Who, float]:
             try:
                 told = json.loads(line)
                 name = (told["qname"] or "").lower().removesuffix(".")
-                who = told["ecs"] or told["client"]
-                if not who or told["qtype"] not in TYPES or (wanted and name not in wanted):
+                while name and name not in wanted:  # a wildcard's, perhaps
+                    name = "*." + name.removeprefix("*.").partition(".")[2] if name != "*." else ""
+                ecs = told["ecs"] if told["ecs"] and not told["ecs"].endswith("/0") else None
+                if told["client"] is None or told["qtype"] not in TYPES or name not in wanted:
                     continue
-                network = ipaddress.ip_network(who, strict=False)
-                if network.prefixlen == 0:
-                    network = ipaddress.ip_network(told["client"], strict=False)
+                network = ipaddress.ip_network(ecs or told["client"], strict=False)
                 longest = 56 if network.version == 6 else 24
                 if network.prefixlen > longest:
                     network = network.supernet(new_prefix=longest)
-                found[str(network), name, bool(told["ecs"])] += int(told["every"] or 1)
+                found[str(network), name, ecs is not None] += int(told["every"] or 1)
             except (ValueError, KeyError, TypeError) as error:
                 raise Failure(Exit.USAGE, f"{path}:{number}: not a line of a query log: {error!r}") from None
     return found
@@ -141,6 +144,15 @@ def heaviest(found: Mapping[Who, float]) -> tuple[list[Row], float]:
     if not rows:
         raise Failure(Exit.USAGE, "nobody asks: no client with a weight")
     return rows, max(0.0, 1 - sum(row["weight"] for row in rows) / sum(w for w in found.values() if w > 0))
+
+
+def _services(admin: Admin) -> Iterator[str]:
+    """Names of all services that there are."""
+    token: str | None = ""
+    while token is not None:
+        page = admin.call("GET", "/v1/services", query={"page_size": 1000, "page_token": token or None}).body
+        yield from (item["key"] for item in page["items"])
+        token = page["next_page_token"]
 
 
 def _opened(path: Path) -> Any:
