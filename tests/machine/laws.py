@@ -198,6 +198,11 @@ class Laws:
 
     # --- at rest ---
 
+    def stands(self) -> list[tuple[Stamp | None, ...]]:
+        """What each node has published, and what its workers serve."""
+        return [(node.process.publisher.live.stamp, *(worker.stamp for worker in node.workers))
+                for node in self.world.nodes]
+
     def agree(self, clients: int, seed: int = 0) -> None:
         """All nodes stand at one version, have one content, and answer all clients alike."""
         first = self.world.nodes[0]
