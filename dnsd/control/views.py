@@ -63,12 +63,14 @@ class Views:
         self.resolved: dict[str, Resolved] = {}
         self.memories: dict[str, Memory] = {}
         self.unsaved = False
-        self._looked_ms = 0
+        self._asof_ms: tuple[int, int] | None = None  # first and last moment by which anything is what it is
         self._texts: dict[str, str] = {}  # each service's part of the file: a change writes only its own anew
         self._stored: dict[str, Service] = {}
 
     def refresh(self, names: Iterable[str], now_ms: int) -> dict[str, ServiceView | None]:
         """Resolve these services anew; their views, None for one that is gone."""
+        first, last = self._asof_ms or (now_ms, now_ms)
+        self._asof_ms = min(first, now_ms), max(last, now_ms)
         found: dict[str, ServiceView | None] = {}
         for name in names:
             if name not in self.fleet.services:
@@ -111,10 +113,12 @@ class Views:
 
     def changed_by_time(self, now_ms: int) -> set[str]:
         """Services that time alone has changed since this was last asked."""
-        since, self._looked_ms = self._looked_ms or now_ms, now_ms
-        back = now_ms < since  # the clock was set back: what it was due for has no meaning any more
+        first, last = self._asof_ms or (now_ms, now_ms)  # by a clock that may have gone to and fro since
+        self._asof_ms = now_ms, now_ms
+        back = now_ms < last  # the clock was set back: what it was due for has no meaning any more
         due = {name for name, at_ms in self._due.items() if at_ms <= now_ms or back}
-        return resolve.changed_by_time(self.fleet, self.memories, since, now_ms) | due
+        return resolve.changed_by_time(
+            self.fleet, self.memories, min(first, now_ms), max(last, now_ms)) | due
 
     def _health(self, name: str) -> Health:
         """What is measured of a service, and what health had removed of it."""

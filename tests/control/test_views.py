@@ -55,6 +55,28 @@ def test_what_time_changes_is_said_once() -> None:
     assert kept.changed_by_time(NOW + 11) == set()
 
 
+@pytest.mark.parametrize("looks", [(), (NOW - 500,)])
+def test_what_ends_between_resolving_and_the_next_look_is_seen(looks: tuple[int, ...]) -> None:
+    kept = views(fleet(LIVE, LEASED, override("site", "one", "down", until_ms=NOW + 10)))
+    for at_ms in looks:
+        kept.changed_by_time(at_ms)
+    kept.refresh([SERVICE], NOW)
+    assert kept.changed_by_time(NOW + 400) == {SERVICE}
+    assert kept.changed_by_time(NOW + 900) == set()
+
+
+def test_what_was_resolved_while_the_clock_was_wrong_is_looked_at() -> None:
+    kept = views(fleet(LIVE, LEASED, override("site", "one", "down", until_ms=NOW + 10)))
+    kept.refresh([SERVICE], NOW + 100)
+    assert kept.changed_by_time(NOW + 100) == set()
+    kept.refresh([SERVICE], NOW - 15_000)
+    assert kept.changed_by_time(NOW + 110) == {SERVICE}, "it was forced down again for a moment"
+    kept.refresh([SERVICE], NOW + 15_000)
+    kept.changed_by_time(NOW + 15_000)
+    kept.refresh([SERVICE], NOW + 120)
+    assert kept.changed_by_time(NOW + 121) == set()
+
+
 def saved(path: Path, made: Fleet, now: int = NOW) -> Views:
     kept = views(made)
     kept.refresh(made.services, now)
