@@ -195,7 +195,7 @@ class Cells:
         samples = weight.sum(axis=1)
         spread = np.divide((self._arrays["spread"][numbers] * counted).sum(axis=1), counted.sum(axis=1),
                            out=np.zeros(len(numbers)), where=samples > 0)
-        alone = np.hypot(np.maximum(spread, 10.0) / np.sqrt(np.clip(samples, 1.0, 16.0)), off)
+        alone = np.hypot(np.maximum(spread, 10.0) / np.sqrt(np.clip(samples, 1.0, 64.0)), off)
         last = np.where(weight > 0, self._arrays["at"][numbers], 0).max(axis=1, initial=0).astype(np.int64)
         return Estimate(np.where(samples > 0, tenths, 0.0), np.maximum(alone / 10, 1.0), samples,
                         np.count_nonzero(weight, axis=1), last)
@@ -324,7 +324,8 @@ class Cells:
         shift = contrary & (run >= SHIFT << damped)
         gain = np.maximum(count / (weight + count), SLOWEST)
         wide = np.maximum(1.4826 * np.abs(off), told) > spread
-        learned = np.maximum(told * gain, np.where(wide, spread * LEARNS + 1, spread / LEARNS))
+        learned = np.where(wide, spread * LEARNS + 1, spread / LEARNS)
+        learned = np.maximum(learned, told * gain)
         a["aim"][at] = aim
         a["rtt"][at] = np.where(shift, aim, np.where(contrary, rtt, np.rint(rtt + gain * off)))
         a["spread"][at] = np.clip(learned, 1, 0xFFFF)
