@@ -201,6 +201,7 @@ class Process:
         self.judge = self.views.health = self.control.judge = Judge(
             self.fleet, self.health, self.votes, self.builder, self.publisher, self.clock)
         self.judge.follows = lambda: self.intake.epoch
+        self.votes.elsewhere = lambda: bool(self.intake.held)
         self.trips = self.control.trips = Trips(
             self.registry, self.fleet, self.maps, self.health, self.judge.may_build, node=settings.node,
             site=settings.site or "", state=settings.state, clock=self.clock)

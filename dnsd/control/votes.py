@@ -43,6 +43,7 @@ UNSEEING: Final = "-"
 """As region: a node that watches nothing, and so is no observer."""
 
 UNSAID: Final = Said(State.UNKNOWN)
+UNMARKED: Final = False, False
 SAVE_S: Final = 1.0
 KEPT_S: Final = 5.0
 """What a node has said is kept so long while nobody finds it there: word of that may come in any order."""
@@ -86,23 +87,22 @@ class Votes:
         self.presence: Presence | None = None
         self.own: dict[str, Said] = {}
         self.blind = False  # this node does not trust its own eyes
+        self.elsewhere: Callable[[], bool] = lambda: False  # whether this node serves another state than the registry's
         self.builds: Callable[[], int] = lambda: 0
         self.changed: Callable[[Iterable[str]], None] = lambda _: None
         self.reported: Callable[[News], None] = lambda _: None
         self.watching: Callable[[], None] = lambda: None  # told when who watches has changed
         self.synced = False  # whether the others' votes are known
         self._others: dict[str, dict[str, Said]] = {}
-        self._abstain: set[str] = set()
+        self._marks: dict[str, tuple[bool, bool]] = {}  # of others: cut off, elsewhere
         self._heard_s = self._met_s = float("-inf")  # the last word of the store's; also if it has failed since
         self._words: dict[str, tuple[str, float]] = {}  # each node's last word, when it was said by this node's clock
         self._places: dict[str, Place] = {}
         self._taken_s: dict[str, float] = {}
         self._run, self._number = secrets.token_hex(4), 0
         self._news: dict[str, Said] = {}
-        self._told_blind = False
-        self._whole = True  # all own votes are to be told
-        self._saved_s, self._unsaved = float("-inf"), True
-        self._cursor = ""
+        self._told, self._whole = UNMARKED, True  # the last marks; all own votes are to be told
+        self._saved_s, self._unsaved, self._cursor = float("-inf"), True, ""
         self._watchers: tuple[str, ...] = (node,)
         self._fresh = {node}
         self._wake = asyncio.Event()
@@ -121,7 +121,7 @@ class Votes:
 
     @property
     def watchers(self) -> tuple[str, ...]:
-        """The nodes that share the watching, this one among them; only this one while it is alone."""
+        """The nodes that share the watching, this one among them; only this one while it is alone, or elsewhere."""
         return self._watchers
 
     def of(self, name: str) -> dict[str, Vote]:
@@ -178,7 +178,7 @@ class Votes:
         return round((self.clock.monotonic() - self._words[node][1]) * 1000)
 
     def _is_blind(self, node: str) -> bool:
-        return self.blind if node == self.node else node in self._abstain
+        return self.blind if node == self.node else self._marks.get(node, UNMARKED)[0]
 
     def _said(self, node: str) -> Mapping[str, Said]:
         return self.own if node == self.node else self._others.get(node, {})
@@ -235,10 +235,10 @@ class Votes:
         # Who was silent for long may have been taken for gone, and forgotten.
         whole, self._whole = self._whole or (now - self._met_s) * 1000 > FRESH_MS, False
         body: dict[str, Any] = {}
-        if self.group != UNSEEING and (whole or news or self.blind != self._told_blind):
+        told, self._told = self._told, (self.blind, self.elsewhere())
+        if self.group != UNSEEING and (whole or news or told != self._told):
             self._number += 1
             body = {"votes": _packed(self.own if whole else news), "whole": whole, **self._place()}
-        self._told_blind = self.blind
         self._unsaved |= bool(body)
         saves = self._unsaved and self.group != UNSEEING and (whole or now - self._saved_s >= SAVE_S)
         kept = {"votes": _packed(self.own), **self._place()} if saves else None
@@ -257,7 +257,8 @@ class Votes:
 
     def _place(self) -> dict[str, Any]:
         """What goes with every word."""
-        return {"blind": self.blind, "run": self._run, "n": self._number}
+        blind, elsewhere = self._told
+        return {"blind": blind, "elsewhere": elsewhere, "run": self._run, "n": self._number}
 
     def _meet(self, presence: Presence) -> None:
         """Who is there now."""
@@ -282,7 +283,7 @@ class Votes:
             del self._taken_s[node]
             self._others.pop(node, None)
             self._places.pop(node, None)
-            self._abstain.discard(node)
+            self._marks.pop(node, None)
 
     def _notice_jump(self, presence: Presence, now: float) -> None:
         """Where the store's clock has jumped it may have forgotten what this node has said."""
@@ -296,12 +297,13 @@ class Votes:
         """Who is there, or who watches, may have changed."""
         fresh = {node for node, _, _ in self._present()}
         moved, self._fresh = fresh ^ self._fresh, fresh
-        watchers = (self.node,) if self.presence is None or self.alone else tuple(sorted({self.node} | {
-            node for node in self.presence.nodes if self._ago_ms(node) <= WATCHES_MS}))
-        if watchers != self._watchers:
-            self._watchers = watchers
+        there = {} if self.presence is None or self.alone or self.elsewhere() else self.presence.nodes
+        watchers = tuple(sorted({self.node} | {
+            node for node in there if self._ago_ms(node) <= WATCHES_MS and not self._marks.get(node, UNMARKED)[1]}))
+        before, self._watchers = self._watchers, watchers
+        if watchers != before:
             self.watching()
-        if moved:
+        if moved or watchers != before:
             self.changed({name for node in moved for name in self._said(node)} | self.own.keys())
 
     async def _listen(self) -> None:
@@ -312,7 +314,7 @@ class Votes:
         """All votes there are."""
         cursor, found = await self.store.votes()
         names: set[str] = set()
-        self._abstain.clear()
+        self._marks.clear()
         for said in self._others.values():
             names |= said.keys()
         self._others, self._places, self._taken_s = {}, {}, {}
@@ -356,9 +358,9 @@ class Votes:
         names = set(said) if whole else set()
         if whole:
             said.clear()
-        blind = bool(body.get("blind"))
-        if blind != (node in self._abstain):
-            (self._abstain.add if blind else self._abstain.discard)(node)
+        marks = bool(body.get("blind")), bool(body.get("elsewhere"))
+        if marks != self._marks.get(node, UNMARKED):
+            self._marks[node] = marks
             names |= said.keys()
         votes = body.get("votes")
         for key, packed in votes.items() if isinstance(votes, dict) else ():

@@ -157,7 +157,7 @@ def _add(kept: dict[str, Any] | None, said: Mapping[str, Any]) -> None:
         kept["votes"] = votes if said.get("whole") else {**kept["votes"], **votes}
     except (KeyError, TypeError):
         return
-    kept["n"], kept["blind"] = said["n"], said.get("blind")
+    kept |= {key: said.get(key) for key in ("n", "blind", "elsewhere")}
 
 
 def _body(raw: bytes) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from dnsd.control import judge
 from dnsd.control.standing import Measured
 from dnsd.registry.models import Judged, Verdict
 from dnsd.steer.health import State
-from tests.control.fleet_samples import SERVICE, endpoint, service
+from tests.control.fleet_samples import SERVICE, endpoint, gone, service
 from tests.control.judging import CHECK, World
 
 pytestmark = pytest.mark.asyncio
@@ -302,6 +302,20 @@ async def test_an_epoch_that_is_not_followed_is_not_judged_by(world: World) -> N
     world["a"].follows = True
     await world.pass_s(1)
     assert world["a"].judge.together
+
+
+async def test_nothing_is_waited_for_of_nodes_that_serve_another_state(world: World) -> None:
+    """Two of three hold off what the registry has, and know nothing of what is in it: the third sees for itself."""
+    await three(world)
+    things = [one.value for one in world.objects.values() if one.value is not None]
+    for name in "bc":
+        world[name].follows = False
+        world[name].votes.elsewhere = lambda: True
+        world[name].told(*gone(world.store.version, *things))
+    await world.pass_s(2)
+    world.see([0], False, "a")
+    await world.pass_s(2.1)
+    assert "e0" not in world["a"].answers()[SERVICE]
 
 
 async def test_an_emptied_store_takes_nothing_away(world: World) -> None:

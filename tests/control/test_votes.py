@@ -353,6 +353,28 @@ async def test_a_restart_begins_anew() -> None:
     await nodes.stop()
 
 
+async def test_one_that_serves_another_state_is_waited_for_no_more() -> None:
+    nodes = Nodes("a", "b")
+    await nodes.start()
+    nodes["a"].say({"x": DOWN, "y": DOWN})
+    nodes["b"].say({"y": UP})
+    await nodes.pass_s(0.5)
+    assert (set(nodes["a"].of("x")), nodes["a"].watchers) == ({"a", "b"}, ("a", "b"))
+    nodes.told["a"].clear()
+    nodes["b"].elsewhere = lambda: True
+    await nodes.pass_s(1)
+    assert (set(nodes["a"].of("x")), set(nodes["a"].of("y"))) == ({"a"}, {"a", "b"}), "what it does see counts"
+    assert (nodes["a"].watchers, nodes["b"].watchers) == (("a",), ("b",)), "each sees for itself"
+    assert {"x", "y"} in nodes.told["a"]
+    nodes.nodes["late"] = nodes.make("late")
+    await nodes.start("late")
+    assert nodes["late"].watchers == ("a", "late"), "whoever comes later knows it too"
+    nodes["b"].elsewhere = lambda: False
+    await nodes.pass_s(1)
+    assert nodes["a"].watchers == nodes["b"].watchers == ("a", "b", "late")
+    await nodes.stop()
+
+
 async def test_one_that_does_not_trust_its_eyes_abstains() -> None:
     nodes = Nodes("a", "b")
     await nodes.start()
