@@ -36,6 +36,7 @@ IDLE_S: Final = 0.25  # after one that had nothing to derive
 LOOK_S: Final = 2.0
 DERIVE_S: Final = 60.0
 KEEP_S: Final = 60.0
+TOLD: Final = ("seconds", "rtt", "churn")  # of a derived table's report
 ESTIMATES: Final = ".rtt"  # beside a map's table, and gone with it
 _log = logging.getLogger("dnsd.control")
 
@@ -61,6 +62,7 @@ class Maps:
         self._busy = asyncio.Lock()
         self._unused: dict[str, float] = {}
         self._rtt: tuple[Path, Table] | None = None
+        self._reports: dict[str, dict[str, Any]] = {}  # file -> what its deriving has told
 
     def of(self, service: str) -> int:
         """The map a service's record is to refer to, by the sites of its endpoints now."""
@@ -123,11 +125,12 @@ class Maps:
         self.faults = faults
 
     def described(self) -> list[dict[str, Any]]:
-        """The maps for people."""
+        """The maps for people; of one that this process has derived what was told of it."""
         return [{
             "map": number, "file": view.file, "sites": list(view.sites),
             "rows": self.tables[number].rows if number in self.tables else 0,
             "services": sum(1 for name in self.fleet.services if self._assigned.get(name) == number),
+            **self._reports.get(view.file, {}),
         } for number, view in sorted(self.views.items())]
 
     async def _due(self) -> None:
@@ -218,6 +221,9 @@ class Maps:
                 return str(json.loads(out)["error"])
             return complaint.decode(errors="replace").strip()[-300:] or f"the child ended with {child.returncode}"
         self.derived += 1
+        with suppress(ValueError, TypeError):
+            report = json.loads(out)
+            self._reports[path.name] = {name: report[name] for name in TOLD if name in report}
         return ""
 
     def _number(self, sites: Sites) -> int:
@@ -257,6 +263,7 @@ class Maps:
     def _tidy(self) -> None:
         """Remove table files that neither we nor an image on disk have referred to for a minute."""
         used = {view.file for view in self.views.values()} | self._in_image()
+        self._reports = {file: told for file, told in self._reports.items() if file in used}
         used |= {str(Path(file).with_suffix(ESTIMATES)) for file in used}
         now = self.clock.monotonic()
         try:

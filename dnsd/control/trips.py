@@ -29,6 +29,7 @@ class Trips:
         node: str, site: str, state: Path, clock: Clock,
     ) -> None:
         store = registry.measurements
+        self.maps = maps
         self.intake = Measurements(store, fleet, maps, health, node=node, site=site, clock=clock)
         self.measured = Measured(store, state, clock=clock)
         self.measured.changed = maps.measured
@@ -47,7 +48,9 @@ class Trips:
         state = self.measured.state
         reporters = state.get("reporters", {})
         distrusted = {name: one["distrusted"] for name, one in reporters.items() if "distrusted" in one}
-        return {"intake": self.intake.described(), "table": self.measured.described(),
+        used = [one for one in self.maps.described() if one.get("rtt", {}).get("used")]
+        return {"maps": {"measured": len(used), "churn": max((one.get("churn") or 0.0 for one in used), default=0.0)},
+                "intake": self.intake.described(), "table": self.measured.described(),
                 "deciding": self.deciding.described(), "last": summary(state), "distrusted": distrusted}
 
     def conditions(self) -> Iterator[str]:

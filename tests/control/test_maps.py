@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -18,6 +19,7 @@ from dnsd.control.mapplan import LINGER_MS, Seen
 from dnsd.control.maps import KEEP_S, Maps, open_table, opened
 from dnsd.image import layout
 from dnsd.registry.fields import Model
+from dnsd.rtt.table import Table
 from tests.control.fleet_samples import NOW, SERVICE, endpoint, fleet, service, site
 from tests.control.rig import Rig
 
@@ -294,3 +296,27 @@ async def test_tables_of_an_image_on_disk(node: Node) -> None:
     assert image is not None
     assert opened(image.map_refs, node.maps.dir).keys() == {0, 1}
     assert opened({3: "none.map", 4: "../atlas"}, node.maps.dir) == {}
+
+
+@pytest.mark.asyncio
+async def test_measured_round_trips_make_another_table_and_none_the_same(tmp_path: Path, atlas: Path) -> None:
+    """By the real child: named by their digest, told with the map; the estimates beside it stay and go with it."""
+    made = Node(tmp_path, atlas, BERLIN, TOKYO, service(), B1, T1)
+    await made.rig.open()
+    await made.round()
+    plain = made.maps.views[0].file
+    blocks = np.array([1 << 16, 2 << 16], np.uint64)
+    measured = Table.zeros(("berlin", "elsewhere"), blocks)
+    measured.ms[:], measured.error[:], measured.count[:], measured.weight[:] = 120, 1, 60, 1
+    measured.write(tmp_path / "rtt.table")
+    made.maps.measured(tmp_path / "rtt.table", measured)
+    await made.round()
+    assert made.maps.faults == []
+    assert made.maps.views[0].file != plain
+    [told] = made.maps.described()
+    assert "used" in told["rtt"]
+    assert told["churn"] is not None
+    made.maps.measured(tmp_path / "rtt.table", Table.zeros(("elsewhere",), blocks))  # of no site of ours
+    await made.round()
+    assert made.maps.views[0].file == plain
+    made.rig.close()
