@@ -39,10 +39,9 @@ CALM_MS = 300
 
 
 class Out(NamedTuple):
-    """An endpoint that health has taken out of a node's answers: when, its weight, and whether only for being slow."""
+    """An endpoint that health has taken out of a node's answers: when, and whether only for being slow."""
 
     at_s: float
-    weight: int
     slow: bool
 
 
@@ -135,7 +134,8 @@ class Laws:
                 self._wrong(node, f"{endpoint.key} is forced down and is answered")
 
     def _velocity(self, node: Node, process: Process, name: str, type_: int, live: frozenset[str], now_ms: int) -> None:
-        """Health takes away no more than its limit in any minute, unless it has taken all."""
+        """Health takes away no more than its limit in any minute, unless it has taken all. What was taken weighs what
+        its operator says by the time more is taken."""
         key = node.name, name, type_
         out, now_s = self._out.setdefault(key, {}), self.world.loop.time()
         able = {e.id: e for e in process.fleet.members.get(name, {}).values()
@@ -150,16 +150,16 @@ class Laws:
         if not live & able.keys():  # all are down, or nothing is left to health
             out.clear()
             return
-        for id_ in (before & able.keys()) - live:
+        for id_ in (taken := (before & able.keys()) - live):
             measured = process.judge.measured(name, id_, type_)
             if measured.proven and measured.state is not State.UNKNOWN:
-                out[id_] = Out(now_s, max(1, able[id_].weight), measured.state is State.DEGRADED)
+                out[id_] = Out(now_s, measured.state is State.DEGRADED)
         most = max(limit for _, limit in limits)
         for slow in (False, True):
-            recent = {id_: one for id_, one in out.items() if one.slow == slow and one.at_s > now_s - WINDOW_S + 1}
-            taken = sum(one.weight for one in recent.values())
-            if len(recent) > 1 and taken > most:
-                self._wrong(node, f"{name}: health took {sorted(recent)} within a minute, {taken} of at most {most}")
+            recent = {id_ for id_, one in out.items() if one.slow == slow and one.at_s > now_s - WINDOW_S + 1}
+            weight = sum(max(1, able[id_].weight) for id_ in recent)
+            if taken & recent and len(recent) > 1 and weight > most:
+                self._wrong(node, f"{name}: health took {sorted(recent)} within a minute, {weight} of at most {most}")
 
     def kept(self, node: Node, name: str, id_: str) -> str:
         """Why an endpoint is answered though it is dead; "" where it should not be."""
