@@ -8,6 +8,7 @@ The state that is changed is the one this node serves, so this works while the r
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from dnsd.admin.call import READERS, Call, Route, answer
 from dnsd.admin.problem import Problem
 from dnsd.control.simulate import BusyError, FailedError
 from dnsd.control.whatif import ImpossibleError, Question, loaded
+from dnsd.registry.values import Loaded
 
 RETRY_S: Final = 5
 
@@ -52,10 +54,10 @@ async def simulate(call: Call) -> web.Response:
     """Who would be sent elsewhere, how far everybody would be, how full sites would be. Nothing is written."""
     if call.caller.narrowed:
         raise forbidden("a simulation concerns everybody; the token is narrowed")
-    asked = problem.parse(Simulation, await call.body())
-    state = loaded(call.control.fleet)
-    wanted = [*fleet.puts(asked.change, state), *fleet.deletions(asked.change, state, prune=False)]
-    fleet.check(state, wanted)
+    asked = await asyncio.to_thread(problem.parse, Simulation, await call.body())
+    wanted: list[fleet.Wanted] = []
+    if asked.change != bodies.Fleet():
+        wanted = await asyncio.to_thread(_wanted, asked.change, loaded(call.control.fleet))
     objects.fit(call, [("/change" + one.place, one.change.value) for one in wanted])
     try:
         return answer(await call.control.simulate([one.change for one in wanted], asked))
@@ -66,6 +68,13 @@ async def simulate(call: Call) -> web.Response:
                       headers={"Retry-After": str(RETRY_S)}) from None
     except FailedError as error:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "not-simulated", str(error)) from None
+
+
+def _wanted(document: bodies.Fleet, state: Loaded) -> list[fleet.Wanted]:
+    """What a document changes; the registry's refusal of it where it would refuse."""
+    wanted = [*fleet.puts(document, state), *fleet.deletions(document, state, prune=False)]
+    fleet.check(state, wanted)
+    return wanted
 
 
 ROUTES: Final = (

@@ -26,6 +26,9 @@ from dnsd.cli.options import Session, command
 
 PATIENCE_S: Final = 90.0
 CLIENTS: Final = 10_000
+OCTETS: Final = 1_000_000
+"""Of all clients together, below what a body may have."""
+
 TYPES: Final = ("A", "AAAA", "HTTPS")
 GROUPS: Final = ("countries", "networks", "carriers")
 SHOWN: Final = 12
@@ -139,8 +142,15 @@ def logged(path: Path, services: Sequence[str]) -> dict[Who, float]:
 def heaviest(found: Mapping[Who, float]) -> tuple[list[Row], float]:
     """As many clients as one simulation takes, the heaviest, and the share of the weight that is left out."""
     order = sorted(found.items(), key=lambda one: (-one[1], one[0][0], one[0][1] or ""))
-    rows: list[Row] = [{"prefix": prefix, "weight": weight, "service": service, "ecs": ecs}
-                       for (prefix, service, ecs), weight in order[:CLIENTS] if weight > 0]
+    rows: list[Row] = []
+    size = 0
+    for (prefix, service, ecs), weight in order[:CLIENTS]:
+        row = {"prefix": prefix, "weight": weight} | ({"service": service} if service else {})
+        rows.append(row if ecs else row | {"ecs": False})
+        size += len(json.dumps(rows[-1])) + 2
+        if weight <= 0 or size > OCTETS:
+            rows.pop()
+            break
     if not rows:
         raise Failure(Exit.USAGE, "nobody asks: no client with a weight")
     return rows, max(0.0, 1 - sum(row["weight"] for row in rows) / sum(w for w in found.values() if w > 0))

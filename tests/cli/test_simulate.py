@@ -105,8 +105,8 @@ def test_clients_of_a_list(sent: list[dict[str, Any]], tmp_path: Path, text: str
     path.write_text(text)
     assert run("--clients", str(path))[0] == 0
     assert sent[0]["clients"] == [
-        {"prefix": "10.0.0.0/24", "weight": 5.0, "service": None, "ecs": True},
-        {"prefix": "2001:db8::/48", "weight": 1.0, "service": None, "ecs": True}]
+        {"prefix": "10.0.0.0/24", "weight": 5.0},
+        {"prefix": "2001:db8::/48", "weight": 1.0}]
 
 
 @pytest.mark.parametrize(("text", "column"), [
@@ -134,7 +134,7 @@ def test_clients_of_a_query_log(sent: list[dict[str, Any]], tmp_path: Path) -> N
         for name, type_, client, ecs in lines))
     assert run("--log", str(path), "--service", "api.example.com")[0] == 0
     assert sent[0]["clients"] == [
-        {"prefix": "10.0.0.0/24", "weight": 20.0, "service": "api.example.com", "ecs": True},
+        {"prefix": "10.0.0.0/24", "weight": 20.0, "service": "api.example.com"},
         {"prefix": "198.51.100.0/24", "weight": 20.0, "service": "api.example.com", "ecs": False}]
     assert run("--log", str(path))[0] == 0
     assert sent[1]["clients"][2:] == [
@@ -149,6 +149,11 @@ def test_the_heaviest_are_taken() -> None:
     assert len(rows) == simulate.CLIENTS
     assert rows[0]["prefix"] == "10.0.7.0/24"
     assert left == pytest.approx(2000 / 12_001)
+    long = "a" * 60 + ".example.com"
+    rows, left = simulate.heaviest({(f"2001:db8:{n:x}::/48", long, False): 1.0 for n in range(12_000)})
+    assert len(json.dumps(rows)) < 1 << 20
+    assert 5000 < len(rows) < simulate.CLIENTS
+    assert left == pytest.approx(1 - len(rows) / 12_000)
 
 
 def test_the_table(sent: list[dict[str, Any]]) -> None:
