@@ -14,14 +14,13 @@ from dnsd.registry import errors
 from dnsd.registry.link import CONNECT_SECONDS, LOAD_SECONDS
 from dnsd.registry.models import Kind, LeaseRequest, Override, Renewal, Service
 from tests.control.fleet_samples import endpoint, service, site
+from tests.machine.holders import HOLDERS, TTL_S, Holders
 from tests.machine.world import NODES, Node, World
 
 SERVICES = ("a.example.com", "b.example.com", "c.example.com", "*.w.example.com")
 SITES = ("s0", "s1", "s2")
 IDS = ("e0", "e1", "e2", "e3", "e4", "e5")
-HOLDERS = ("h0", "h1", "h2", "h3")
 CHECK = {"kind": "tcp", "port": 80}
-TTL_S = 20
 WORST_DETECTION_S = 2.1
 MENDED_S = LOAD_SECONDS + CONNECT_SECONDS + BACKOFF_S[1] + 1.0
 """Until who has asked a store that hangs has given up, waited, and asked again."""
@@ -51,16 +50,13 @@ class Machine(RuleBasedStateMachine):
         self.accepted: dict[int, tuple[str, str]] = {}
         self.saved: list[Any] = []
         self.good: tuple[Any, dict[int, tuple[str, str]]] | None = None  # the store as it was, while it is another
-        self.fences: dict[str, int] = {}
-        self.excused: set[str] = set()  # holders whose lease may be gone: the store was another since
-        self.agents = [self.world.loop.create_task(self.agent(number)) for number in range(len(HOLDERS))]
+        self.holders = Holders(self.world)
 
     def teardown(self) -> None:
         try:
             self.rest()
         finally:
-            for agent in self.agents:
-                agent.cancel()
+            self.holders.end()
             self.world.close()
 
     # --- the start ---
@@ -114,6 +110,26 @@ class Machine(RuleBasedStateMachine):
         self.put(Kind.OVERRIDE, Override.model_validate(
             {"target": kind, "name": of, "state": state, "seconds": seconds, "reason": "drawn"}))
 
+    @rule(at=nodes, name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS), site_=st.sampled_from(SITES),
+          kind=st.sampled_from(["endpoint", "site", "service"]), state=st.sampled_from(["up", "down", "drain"]),
+          seconds=st.sampled_from([3, 30]))
+    def force(self, at: int, name: str, id_: str, site_: str, kind: str, state: str, seconds: int) -> None:
+        """An operator at a machine that stands alone: what is said there by its socket holds there at once."""
+        run = self.world.nodes[at].run
+        if run is None or not run.process.local.apart:
+            return
+        of = {"endpoint": f"{name}/{id_}", "site": site_, "service": name}[kind]
+        entry = self.ask(run.process.local.force(Override.model_validate(
+            {"target": kind, "name": of, "state": state, "seconds": seconds, "reason": "drawn"}), "op"))
+        if entry is not None and run.process.local.apart:
+            assert run.process.fleet.overrides[entry.override.key].until_ms == entry.override.until_ms
+
+    @rule(at=nodes, key=st.sampled_from([f"site:{SITES[0]}", f"service:{SERVICES[0]}"]))
+    def lift_there(self, at: int, key: str) -> None:
+        run = self.world.nodes[at].run
+        if run is not None:
+            self.ask(run.process.local.clear(key, "op"))
+
     @rule(key=st.sampled_from([f"site:{SITES[0]}", f"service:{SERVICES[0]}"]))
     def lift(self, key: str) -> None:
         self.write("delete", self.world.registry.delete(Kind.OVERRIDE, key, actor="op", if_match="*"), key)
@@ -128,39 +144,26 @@ class Machine(RuleBasedStateMachine):
         granted = self.write("acquire", self.world.registry.acquire(LeaseRequest.model_validate(
             {"holder": holder, "ttl": TTL_S, "endpoints": [spec]}), actor=holder, token_id=holder), holder)
         if granted is not None:
-            self.fences[holder] = granted.lease.fence
-            self.excused.discard(holder)
+            self.holders.granted(holder, granted.lease.fence)
 
-    async def agent(self, number: int) -> None:
-        """An instance: it renews four times in its lease's life, and where that fails soon again, by another node."""
-        holder, at = HOLDERS[number], number
-        while True:
-            await asyncio.sleep(TTL_S / 4)
-            fence = self.fences.get(holder)
-            while fence is not None and fence == self.fences.get(holder):
-                at, run = at + 1, self.world.nodes[at % len(NODES)].run
-                try:
-                    if run is not None:
-                        [renewed] = await run.process.registry.renew([Renewal(id=holder, fence=fence)], actor=holder)
-                        if renewed.problem and fence == self.fences.get(holder) and holder not in self.excused:
-                            self.world.faults.append(f"the lease of {holder} is gone: {renewed}")
-                        break
-                except errors.RegistryError:
-                    pass
-                await asyncio.sleep(0.5)
+    @rule(those=whom, away=st.booleans())
+    def api(self, those: tuple[int, ...], away: bool) -> None:
+        """Instances reach these nodes no more, or again; the nodes do reach the store."""
+        (self.holders.barred.update if away else self.holders.barred.difference_update)(those)
 
     @rule(holder=st.sampled_from(HOLDERS), at=nodes, load=st.sampled_from([0.1, 0.5, 0.9]), old=st.booleans())
     def renew(self, holder: str, at: int, load: float, old: bool) -> None:
         run = self.world.nodes[at].run
-        if holder in self.fences and run is not None:
-            fence = max(1, self.fences[holder] - old)
+        if holder in self.holders.fences and run is not None and at not in self.holders.barred:
+            fence = max(1, self.holders.fences[holder] - old)
             self.ask(run.process.registry.renew([Renewal(id=holder, fence=fence)], actor=holder))
 
     @rule(holder=st.sampled_from(HOLDERS))
     def release(self, holder: str) -> None:
-        if holder in self.fences:
+        if holder in self.holders.fences:
             self.ended(*SERVICES)
-            self.write("release", self.world.registry.release(holder, self.fences.pop(holder), actor=holder), holder)
+            fence = self.holders.fences.pop(holder)
+            self.write("release", self.world.registry.release(holder, fence, actor=holder), holder)
 
     # --- what is probed ---
 
@@ -252,7 +255,7 @@ class Machine(RuleBasedStateMachine):
         custody = run.process.control.custody if run is not None else None
         if custody is None or not custody.etag:
             return
-        self.excused.update(HOLDERS)  # what is restored may be older than their leases
+        self.holders.excused.update(HOLDERS)  # what is restored may be older than their leases
         if not restores:
             self.ended(*SERVICES)
         self.ask((custody.restore if restores else custody.accept)("*", "op"))
@@ -270,7 +273,7 @@ class Machine(RuleBasedStateMachine):
         kept = data.get(b"dnsd:service", {})
         self.ended(*(name for name in SERVICES if name.encode() not in kept))  # a small loss is adopted, with an alarm
         world.memory.data, self.accepted = data, accepted
-        self.excused.update(HOLDERS)
+        self.holders.excused.update(HOLDERS)
         for link, (fault, delay_s) in zip(links, faults, strict=True):
             link.set(fault, delay_s)
 
@@ -346,6 +349,7 @@ class Machine(RuleBasedStateMachine):
 
     def mend(self) -> None:
         """Nothing is wrong any more with links, clocks and processes."""
+        self.holders.barred.clear()
         for node in self.world.nodes:
             node.link.set("ok")
             self.world.network.cut[node.name].clear()
