@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -61,6 +62,7 @@ class Local:
         self.intake, self.store, self.node = intake, store, node
         self.fleet, self.publisher, self.clock = intake.fleet, intake.publisher, intake.clock
         self.entries: dict[str, Entry] = {}
+        self._ends_s: dict[str, float] = {}  # by the monotonic clock: the other may be set back
         self._saving = asyncio.Lock()
         self._unsaved = False
         intake.told = self._mark_unsaved
@@ -131,8 +133,7 @@ class Local:
 
     async def turn(self) -> None:
         """End what is over; where a registry is followed, write what is left there."""
-        now_ms = self.clock.unix_ms()
-        for key in [key for key, entry in self.entries.items() if entry.override.until_ms <= now_ms]:
+        for key in [key for key, entry in self.entries.items() if self._left_s(entry) <= 0]:
             self._drop(key)
         if not self.apart:
             for key, entry in list(self.entries.items()):
@@ -159,8 +160,7 @@ class Local:
                     "the local override %s (%s) is dropped: the registry's was made later", key, override.state)
                 self._drop(key)
                 return
-        left = max(1, -(-(override.until_ms - self.clock.unix_ms()) // 1000))
-        value = override.model_copy(update={"seconds": left, "until_ms": 0})
+        value = override.model_copy(update={"seconds": max(1, math.ceil(self._left_s(entry))), "until_ms": 0})
         try:
             written = await self.store.put(
                 Kind.OVERRIDE, value, actor=f"local:{self.node}:{entry.by}",
@@ -181,14 +181,22 @@ class Local:
             return override.name in self.fleet.services
         return self.fleet.endpoint(override.name) is not None
 
+    def _left_s(self, entry: Entry) -> float:
+        """Seconds until one ends."""
+        override = entry.override
+        return min((override.until_ms - self.clock.unix_ms()) / 1000,
+                   self._ends_s[override.key] - self.clock.monotonic())
+
     def _put(self, entry: Entry) -> None:
         override = entry.override
         self.entries[override.key] = entry
+        self._ends_s[override.key] = self.clock.monotonic() + override.seconds
         shown = override.model_copy(update={"reason": override.reason + ONLY_HERE})
         self.publisher.mark(self.fleet.force(shown))
 
     def _drop(self, key: str) -> None:
         self.entries.pop(key, None)
+        self._ends_s.pop(key, None)
         self._unsaved = True
         self.publisher.mark(self.fleet.lift(key))
 

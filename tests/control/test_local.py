@@ -100,6 +100,25 @@ async def test_it_is_in_force_at_once_and_ends_by_itself(node: Node) -> None:
     assert not node.store.written
 
 
+@pytest.mark.parametrize("follows", [False, True])
+async def test_a_clock_that_is_set_back_makes_none_longer(
+        node: Node, monkeypatch: pytest.MonkeyPatch, follows: bool) -> None:
+    clock = node.rig.clock
+    await node.local.force(down(), "uid-0")
+    clock.ms += 20_000
+    monkeypatch.setattr(clock, "unix_ms", lambda: clock.ms - 3_600_000)
+    if follows:
+        node.follow()
+        await node.local.turn()
+        assert [value.seconds for value, _, _ in node.store.written] == [40]
+    clock.ms += 39_000
+    await node.local.turn()
+    assert KEY in node.local.entries
+    clock.ms += 1_000
+    await node.local.turn()
+    assert not node.local.entries
+
+
 async def test_it_survives_the_process(node: Node, tmp_path: Path) -> None:
     node.intake.alarm_again("something was lost", 7)
     await node.local.force(down(), "uid-0")
