@@ -32,6 +32,8 @@ TESTS: Final = {
     "velocity": ["tests/steer/test_limits.py"],
     "standing": ["tests/control/test_standing.py", "tests/control/test_weights.py",
                  "tests/control/test_resolve_health.py"],
+    "outcome": ["tests/control/test_outcome.py"],
+    "affinity": ["tests/atlas/test_affinity.py"],
 }
 
 MUTANTS: Final = [
@@ -163,6 +165,19 @@ MUTANTS: Final = [
     ("judge", "dnsd/control/builder.py", "now_ms if was.base == State.DOWN and", "now_ms if"),
     ("judge", "dnsd/control/builder.py", "        self.own.renew(name)", "        pass"),
     ("judge", "dnsd/control/judge.py", "name in self._since or not self._stands", "True"),
+    ("outcome", "dnsd/control/outcome.py", "if source not in self.alive)", "if source in self.alive)"),
+    ("outcome", "dnsd/control/outcome.py", "| {FALLBACK, NOBODY}", "| frozenset()"),
+    ("outcome", "dnsd/control/outcome.py", "if share > after.get(site, 0.0)}", "if share >= after.get(site, 0.0)}"),
+    ("outcome", "dnsd/control/outcome.py", "loss * gain / total", "loss * gain"),
+    ("outcome", "dnsd/control/outcome.py", "weight * asked.after.ms[target]", "weight * asked.after.ms[source]"),
+    ("outcome", "dnsd/control/outcome.py", "< step * weight *", "< 0 * step * weight *"),
+    ("outcome", "dnsd/control/outcome.py", 'found["used_after"] > 1', 'found["used_after"] > 2'),
+    ("affinity", "dnsd/atlas/affinity.py", "(extra - best > BAND_MS)", "(extra - best >= 0)"),
+    ("affinity", "dnsd/atlas/affinity.py", "np.where(measured, extra, np.inf).min", "np.where(measured, extra, 0).min"),
+    ("affinity", "dnsd/atlas/affinity.py", "np.maximum(nearest - BAND_MS, 0.0)", "nearest - BAND_MS"),
+    ("affinity", "dnsd/atlas/affinity.py", "where(mine, extra - nearer,", "where(mine, np.minimum(extra, BAND_MS),"),
+    ("affinity", "dnsd/atlas/affinity.py", "home & ~(measured &", "home & (measured &"),
+    ("affinity", "dnsd/atlas/affinity.py", "vectors + which.reshape(-1)", "which.reshape(-1)"),
 ]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dnsd.control import outcome
-from dnsd.control.outcome import NOBODY, Asked, Tally, Told
+from dnsd.control.outcome import FALLBACK, NOBODY, Asked, Tally, Told
 
 MS = {"a": 10.0, "b": 30.0, "c": 100.0}
 
@@ -59,6 +59,13 @@ def test_a_tally() -> None:
     assert told["countries"][0] == {
         "name": "DE", "share": 0.4, "moved": 1.0, "from": "a", "to": "b", "before_ms": 15, "after_ms": 47.5}
     assert [group["name"] for group in told["countries"]] == ["DE", "PE", "FR"]
+
+
+@pytest.mark.parametrize(("source", "had_to"), [("a", 1.0), ("b", 0.0), (NOBODY, 0.0), (FALLBACK, 0.0)])
+def test_who_had_to(source: str, had_to: float) -> None:
+    tally = Tally(alive=("b", "c"))
+    tally.add(asked({source: 1.0}, {"c": 1.0}))
+    assert (tally.told()["moved"], tally.told()["had_to"]) == (1.0, had_to)
 
 
 def test_nobody() -> None:
