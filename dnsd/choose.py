@@ -114,6 +114,10 @@ def _declared(image: Image, plan: Plan, kind: int, client: bytes, ecs: Ecs | Non
     if not row and plan.uses_client:
         count[metrics.NO_PLACE] += 1
     number, rrs = plan.pick(kind, groups, block, now)
+    if not number and plan.flags & layout.R_SPILL:  # all are ghosts
+        count[metrics.DECLARED_FALLBACK] += 1
+        number, rrs = plan.rung(kind)
+        return number, rrs, scope, b""
     if not plan.flags & layout.R_PANIC:
         return number, rrs, scope, b""
     count[metrics.PANIC] += 1

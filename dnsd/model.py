@@ -81,11 +81,15 @@ class Policy:
     split4: int = 0
     split6: int = 0
     trickle: int = 0
+    spill: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """One answerable address pair; `health` and `load` are 0..1000 (1000: perfect, idle), tier 0 is first."""
+    """One answerable address pair; `health` and `load` are 0..1000 (1000: perfect, idle), tier 0 is first.
+
+    `keep` and `take` are its site's shares where the service spills over (`steer.spill`).
+    """
 
     id: str
     site: str
@@ -95,6 +99,8 @@ class EndpointView:
     weight: int = 100
     health: int = 1000
     load: int = 1000
+    keep: int = 65535
+    take: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class ServiceView:
 
     `live`, `fallback` and `last_good` are the rungs of the never-empty ladder; compile takes, for each type, the first
     that has an address. `map_id` names the map the sites' columns are taken from.
+    `ghosts` are not answered but keep their place in the order, where the policy spills over (`steer.spill`).
     `https` are the SvcParams of the HTTPS record besides its hints, by key, where `types` has HTTPS (RFC 9460 §2.2).
     """
 
@@ -118,6 +125,7 @@ class ServiceView:
     map_id: int = 0
     panic: bool = False
     https: tuple[tuple[int, bytes], ...] = ()
+    ghosts: tuple[EndpointView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dnsd import answer, chase, choose, metrics
 from dnsd.dns import cookies, guard, types, wire
 from dnsd.image import layout, record, table
 from dnsd.model import Ladder
-from dnsd.steer import draw, rank
+from dnsd.steer import draw, rank, spill
 
 _FLATS: Final = {
     "HEADER": layout.HEADER, "SECTION": layout.SECTION, "ZONE": layout.ZONE, "NODE": layout.NODE,
@@ -27,7 +27,8 @@ _FLATS: Final = {
 _LAYOUT: Final = (
     "LAYOUT", "NONE", "S_ZONES", "S_NODES", "S_RRSETS", "S_NAMES", "S_DATA", "S_HASH", "S_RECORDS", "N_APEX", "N_CUT",
     "N_SERVICE", "N_CNAME", "N_DNAME", "N_EMPTY", "HASH_SEED", "LEVELS", "MATCHES", "R_USES_CLIENT", "R_OWNS_A",
-    "R_OWNS_AAAA", "R_OWNS_HTTPS", "R_NO_ECS_FALLBACK", "R_UNKNOWN_FALLBACK", "R_PANIC", "R_DECLARED", "E_V4", "E_V6",
+    "R_OWNS_AAAA", "R_OWNS_HTTPS", "R_NO_ECS_FALLBACK", "R_UNKNOWN_FALLBACK", "R_PANIC", "R_SPILL", "R_DECLARED", "E_V4", "E_V6",
+    "E_GHOST4", "E_GHOST6",
     "NO_COLUMN", "INDEX4_SHIFT", "INDEX4_SLOTS", "INDEX6_BASE", "INDEX6_SHIFT", "INDEX6_SLOTS", "ECS_MAX4", "ECS_MAX6",
 )
 _METRICS: Final = tuple(
@@ -90,6 +91,8 @@ def _numbers() -> Iterator[tuple[str, int]]:
         ("MAPPED", table.MAPPED), ("NAT64", table.NAT64 >> 32), ("SIX_TO_FOUR", table.SIX_TO_FOUR),
         ("TEREDO", table.TEREDO), ("KEY4_BITS", layout.KEY4_BITS), ("KEY6_BITS", layout.KEY6_BITS),
         ("LOG_BITS", draw.LOG_BITS), ("NEVER_FIRST", rank.NEVER_FIRST),
+        ("SPILL_GOLDEN", spill.GOLDEN), ("SPILL_WHOLE", spill.WHOLE),
+        ("SPILL_LAST", spill.LAST),
         ("COOKIE_OLDEST", cookies.OLDEST), ("COOKIE_YOUNGEST", cookies.YOUNGEST), ("COOKIE_RENEWED", cookies.RENEWED),
         ("GUARD_UNIT_NS", guard.UNIT_NS), ("GUARD_KINDS", guard.KINDS), ("GUARD_RAISED", guard.RAISED),
         ("GUARD_TIME", guard.TIME), ("GUARD_AHEAD", guard.AHEAD),

@@ -135,8 +135,18 @@ cdef inline uint64_t seed(uint64_t service, uint64_t block, uint64_t window) noe
 
 # The first `take` of the whole order into work.number; how many there are. Each group is in the order of this draw.
 cdef uint32_t first_few(const Plan *plan, Work *work, uint64_t draw_seed, uint32_t take) noexcept nogil:
+    cdef uint32_t i
+    take = take if take < work.count else work.count
+    weigh(plan, work, draw_seed)
+    for i in range(take):
+        settle(work, i)
+    return take
+
+
+# What the order of all goes by: band, points, price.
+cdef void weigh(const Plan *plan, Work *work, uint64_t draw_seed) noexcept nogil:
     cdef uint32_t nearest[2 * K_NEVER_FIRST]
-    cdef uint32_t i, j, best, tier
+    cdef uint32_t i, tier
     cdef uint64_t band = le32(plan.data + K_RECORD_BAND_MS)
     for i in range(work.count):
         nearest[work.tier[i]] = work.ms[i]
@@ -148,15 +158,65 @@ cdef uint32_t first_few(const Plan *plan, Work *work, uint64_t draw_seed, uint32
         work.price[i] = cost(endpoint_at(plan, work.number[i]), draw_seed, &work.value[i])
     for i in range(work.count):
         work.score[i] = points(plan, work, i, work.beyond[i])
-    take = take if take < work.count else work.count
-    for i in range(take):
-        best = i
-        for j in range(i + 1, work.count):
-            if before(work, j, best):
-                best = j
-        if best != i:
-            swap(work, i, best)
-    return take
+
+
+# Puts at place i who comes first of those from there on.
+cdef inline void settle(Work *work, uint32_t i) noexcept nogil:
+    cdef uint32_t best = i, j
+    for j in range(i + 1, work.count):
+        if before(work, j, best):
+            best = j
+    if best != i:
+        swap(work, i, best)
+
+
+# Whom a client goes to where the service spills over (steer.spill.walk), and behind it others in the order; how many.
+# `flag`: the family's that can be answered; the others among the judged are ghosts.
+cdef uint32_t spilled(const Plan *plan, Work *work, uint64_t draw_seed, uint32_t take, uint32_t flag) noexcept nogil:
+    cdef uint32_t none = work.count, first = none, left = none, chosen = none, i, n = 1
+    cdef uint32_t native = 0, site, share
+    cdef uint64_t value, price, least = 0
+    cdef const uint8_t *endpoint
+    if not take:
+        return 0
+    weigh(plan, work, draw_seed)
+    for i in range(work.count):
+        settle(work, i)
+        endpoint = endpoint_at(plan, work.number[i])
+        site = le32(endpoint + K_ENDPOINT_SITE)
+        if i == 0:
+            native = site
+        if not endpoint[K_ENDPOINT_FLAGS] & flag:
+            continue
+        if first == none:
+            first = i
+        elif work.tier[i] != work.tier[first]:
+            break
+        share = le16(endpoint + (K_ENDPOINT_KEEP if site == native else K_ENDPOINT_TAKE))
+        value = mix(draw_seed ^ site * <uint64_t>K_SPILL_GOLDEN)
+        if (value >> 48) * K_SPILL_WHOLE >> 16 < share:
+            chosen = i
+            break
+        if site != native and share:
+            price = (T_DRAW_COST[value >> (64 - K_LOG_BITS) ^ K_SPILL_LAST] << 16) // share
+            if left == none or price < least:
+                left, least = i, price
+    if first == none:
+        return 0
+    if chosen == none:
+        chosen = left if left != none else first
+    share = work.number[chosen]  # of it the number, for places change
+    if take > 1:
+        for i in range(work.count):
+            settle(work, i)
+        for i in range(work.count):
+            if n < take and work.number[i] != share and endpoint_at(plan, work.number[i])[K_ENDPOINT_FLAGS] & flag:
+                work.ms[n] = work.number[i]
+                n += 1
+        for i in range(1, n):
+            work.number[i] = work.ms[i]
+    work.number[0] = share
+    return n
 
 
 # Whether candidate a comes before b: tier, band, score, then the draw, then the number in the record.

@@ -88,7 +88,7 @@ cdef inline uint8_t *address_rr(uint8_t *at, const Plan *plan, int kind, const u
 # The long way: rungs below live, fallbacks the policy declares, fences, several addresses, sticky draws.
 cdef int declared(Ask *ask, const Plan *plan, int kind, Work *work) noexcept nogil:
     cdef const uint8_t *data = plan.data
-    cdef uint32_t flags = le32(data + K_RECORD_FLAGS), row = 0
+    cdef uint32_t flags = le32(data + K_RECORD_FLAGS), row = 0, count
     cdef uint64_t block, window
     cdef bint from_ecs = ask.ecs and ask.source > 0, uses_client = flags & K_R_USES_CLIENT != 0
     cdef int number
@@ -107,8 +107,15 @@ cdef int declared(Ask *ask, const Plan *plan, int kind, Work *work) noexcept nog
     if not row and uses_client:
         note(ask, K_M_NO_PLACE)
     window = 0 if data[K_RECORD_SPLIT4] else ask.now // le32(data + K_RECORD_TTL)
-    number = give(ask, plan, kind, work, first_few(
-        plan, work, seed(le64(data + K_RECORD_KEY), block, window), data[K_RECORD_TAKE]))
+    block = seed(le64(data + K_RECORD_KEY), block, window)
+    if flags & K_R_SPILL:
+        count = spilled(plan, work, block, data[K_RECORD_TAKE], K_E_V6 if kind else K_E_V4)
+        if not count:
+            note(ask, K_M_DECLARED_FALLBACK)
+            return rung(ask, plan, kind)
+    else:
+        count = first_few(plan, work, block, data[K_RECORD_TAKE])
+    number = give(ask, plan, kind, work, count)
     if flags & K_R_PANIC and number >= 0:
         note(ask, K_M_PANIC)
         if not add_options(ask, B_EDE_PANIC, B_EDE_PANIC_SIZE):
@@ -147,6 +154,8 @@ cdef uint64_t standpoint(Ask *ask, const Plan *plan, uint32_t *row) noexcept nog
 # Judges who may be answered; False where that is nobody, or the fence lets the fallback answer.
 cdef bint candidates(const Plan *plan, int kind, const Table *table, uint32_t row, Work *work) noexcept nogil:
     cdef uint32_t fence = plan.data[K_RECORD_FENCE], flag = K_E_V6 if kind else K_E_V4
+    if le32(plan.data + K_RECORD_FLAGS) & K_R_SPILL:
+        flag |= K_E_GHOST6 if kind else K_E_GHOST4
     judge(plan, flag, table, row, fence, work)
     if work.count == 0 and fence:
         if le16(plan.data + (K_RECORD_FALLBACK_AAAA if kind else K_RECORD_FALLBACK_A)):

@@ -121,14 +121,18 @@ R_OWNS_HTTPS: Final = 8
 R_NO_ECS_FALLBACK: Final = 16
 R_UNKNOWN_FALLBACK: Final = 32
 R_PANIC: Final = 64
-R_DECLARED: Final = R_NO_ECS_FALLBACK | R_UNKNOWN_FALLBACK | R_PANIC
+R_SPILL: Final = 128
+R_DECLARED: Final = R_NO_ECS_FALLBACK | R_UNKNOWN_FALLBACK | R_PANIC | R_SPILL
 
 ENDPOINT: Final = Flat(
     "u64 key", "u32 standing", "u16 weight", "u8 column", "u8 tier", "u8 flags", "u8 health", "u16 load", "4s a",
-    "16s aaaa", "8s reserved",
-)  # standing: health and load as score points; column: site's column in the map, or NO_COLUMN
+    "16s aaaa", "u32 site", "u16 keep", "u16 take",
+)  # standing: health and load as score points; column: site's column in the map, or NO_COLUMN; site (of its id's hash),
+#    keep, take: where the service spills over, else 0 (steer.spill)
 E_V4: Final = 1
 E_V6: Final = 2
+E_GHOST4: Final = 4  # of this family it is there, but cannot be answered: its place in the order counts (R_SPILL)
+E_GHOST6: Final = 8
 NO_COLUMN: Final = 0xFF
 
 # --- map table --------------------------------------------------------------------------------------------------------

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dnsd.dns import types
 from dnsd.image import layout
 from dnsd.image.table import MapTable
 from dnsd.model import Ladder
-from dnsd.steer import draw, rank
+from dnsd.steer import draw, rank, spill
 
 MEMO: Final = 131072
 """Orders all of an image's records remember together, about 100 octets each; a record's share is its part of that, but
@@ -146,7 +146,9 @@ class Plan:
         Without a table (the client does not matter, or the map is not here yet) no row tells sites apart.
         """
         levels, bits, level_ms = table.row(row) if table else (_ZEROS, _ZEROS, [0])
-        candidates = [(i, c) for i, c in enumerate(self.candidates) if (c.aaaa if v6 else c.a)]
+        ghosts = self.flags & layout.R_SPILL
+        candidates = [(i, c) for i, c in enumerate(self.candidates)
+                      if (c.aaaa if v6 else c.a) or (ghosts and (c.ghost_aaaa if v6 else c.ghost_a))]
         inside = rank.fenced(bits, self.rules.fence, candidates)
         if not inside:
             if self.fallback_aaaa if v6 else self.fallback_a:
@@ -157,21 +159,39 @@ class Plan:
     def pick(self, v6: int, groups: Sequence[Sequence[int]], block: int, now: int) -> tuple[int, bytes]:
         """How many addresses a draw gives and their finished RRs, owners C0 0C. `block`: the client's, with family."""
         rrs = self.rrs_aaaa if v6 else self.rrs_a
-        chosen = self.drawn(groups, self.seed(block, now))
+        chosen = self.drawn(groups, self.seed(block, now), v6)
         return len(chosen), b"".join([rrs[i] for i in chosen])
 
     def seed(self, block: int, now: int) -> int:
         """The seed of a block's draw at that time; sticky services have one window for ever."""
         return draw.seed(self.key, block, 0 if self.split4 else now // self.ttl)
 
-    def drawn(self, groups: Sequence[Sequence[int]], seed: int) -> list[int]:
+    def drawn(self, groups: Sequence[Sequence[int]], seed: int, v6: int = 0) -> list[int]:
         """The first `take` endpoints (numbers) of the whole order, each group in the order of this draw."""
+        if self.flags & layout.R_SPILL:
+            return self._spilled(v6, groups, seed)
         chosen: list[int] = []
         for group in groups:
             chosen += draw.order(seed, group, self.keys, self.weights)
             if len(chosen) >= self.take:
                 break
         return chosen[: self.take]
+
+    def way(self, v6: int, groups: Sequence[Sequence[int]], seed: int) -> Iterator[spill.Stand]:
+        """A client's order as `steer.spill` walks it."""
+        for group in groups:
+            for number in draw.order(seed, group, self.keys, self.weights):
+                one = self.candidates[number]
+                yield spill.Stand(number, one.tier if one.weight else one.tier + rank.NEVER_FIRST,
+                                  (one.aaaa if v6 else one.a) is not None, one.spread)
+
+    def _spilled(self, v6: int, groups: Sequence[Sequence[int]], seed: int) -> list[int]:
+        """Who takes the client, and behind it others in the order; nobody where all in it are ghosts."""
+        first = spill.walk(seed, self.way(v6, groups, seed))
+        if first < 0 or self.take == 1:
+            return [first] if first >= 0 else []
+        rest = [one.number for one in self.way(v6, groups, seed) if one.alive and one.number != first]
+        return [first, *rest][: self.take]
 
     def https(self, a: bytes, aaaa: bytes) -> bytes:
         """The finished HTTPS RR whose hints are the addresses of these finished A and AAAA RRs (RFC 9460 §7.3)."""
@@ -204,10 +224,11 @@ def _first_tier(candidates: list[tuple[int, rank.Candidate]]) -> _First | None:
 
 
 def _candidate(data: bytes | memoryview, at: int) -> rank.Candidate:
-    key, standing, weight, column, tier, flags, _, _, a, aaaa, _ = layout.ENDPOINT.unpack_from(data, at)
+    key, standing, weight, column, tier, flags, _, _, a, aaaa, site, keep, take = layout.ENDPOINT.unpack_from(data, at)
     return rank.Candidate(
         None if column == layout.NO_COLUMN else column, tier, standing, weight, key,
-        a if flags & layout.E_V4 else None, aaaa if flags & layout.E_V6 else None)
+        a if flags & layout.E_V4 else None, aaaa if flags & layout.E_V6 else None,
+        spill.Spread(site, keep, take), flags & layout.E_GHOST4 != 0, flags & layout.E_GHOST6 != 0)
 
 
 def _rr(type_: int, ttl: int, rdata: bytes) -> bytes:

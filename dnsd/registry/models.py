@@ -53,7 +53,7 @@ class Site(Model):
     carriers: tuple[Tag, ...] = ()
     asns: tuple[Annotated[int, Field(ge=1, le=4294967295)], ...] = ()
     capacity: int | None = Field(
-        default=None, ge=1, description="units of load the site can carry; kept with it, no policy uses it yet")
+        default=None, ge=1, description="units of load the site can carry; what `spill` goes by")
 
 
 class Preset(StrEnum):
@@ -64,6 +64,24 @@ class Preset(StrEnum):
     FAILOVER = "failover"
     WEIGHTED = "weighted"
     ALL = "all"
+
+
+class Spill(Model):
+    """Spill-over: sites have so much room for a service's clients, and no more go to one (docs/spill.md)."""
+
+    low: int = Field(default=80, ge=1, le=100, description="percent of a site's capacity: up to here it takes others' "
+                                                           "clients before any site is filled further")
+    high: int = Field(default=95, ge=1, le=100, description="percent no site passes while the total fits")
+    share: int = Field(default=100, ge=1, le=100, description="percent of every site's capacity that is this service's")
+    demand: int | None = Field(
+        default=None, ge=1, le=1 << 40, description="units of load of all clients together; left out: by what holders "
+                                                    "report, else a given list's weights, else 70 % of all capacity")
+
+    @model_validator(mode="after")
+    def _low_under_high(self) -> Spill:
+        if self.low > self.high:
+            raise ValueError("low is above high")
+        return self
 
 
 class PolicySpec(Model):
@@ -83,6 +101,14 @@ class PolicySpec(Model):
     split4: int = Field(default=0, ge=0, le=24, description="0: draw by window; else sticky by this block length")
     split6: int = Field(default=0, ge=0, le=56)
     trickle: int = Field(default=0, ge=0, le=20, description="percent of the answers that the next tier gets")
+    spill: Spill | None = Field(default=None, description="overflow and a dead site's clients go to several sites")
+
+    @model_validator(mode="after")
+    def _spill(self) -> PolicySpec:
+        if self.spill is not None and (self.preset not in (Preset.GEO, Preset.LATENCY) or self.fence != "none"
+                                       or self.load):
+            raise ValueError("spill needs the preset geo or latency, no fence, and no points for load")
+        return self
 
     @model_validator(mode="after")
     def _trickle(self) -> PolicySpec:

@@ -28,9 +28,14 @@ PRESETS: Final[Mapping[str, Policy]] = {
 }
 
 
+SPILL_SPLIT4: Final = 20
+SPILL_SPLIT6: Final = 40
+
+
 def resolve(preset: str, changes: Mapping[str, Any]) -> Policy:
     """The preset with what is not None in `changes` laid over it; KeyError for an unknown preset or field.
 
+    With spill-over clients stay together by blocks, and load speaks by shares instead of points (`steer.spill`).
     Words become what they mean: fence none|country|region, no_ecs resolver|fallback, unknown_client weights|fallback.
     """
     known = {field.name for field in fields(Policy)}
@@ -40,6 +45,8 @@ def resolve(preset: str, changes: Mapping[str, Any]) -> Policy:
             continue
         if name == "fence":
             values["fence"] = Fence[str(value).upper()]
+        elif name == "spill":
+            values |= {"spill": True, "load": 0}
         elif name == "no_ecs":
             values["no_ecs_fallback"] = value == "fallback"
         elif name == "unknown_client":
@@ -49,5 +56,7 @@ def resolve(preset: str, changes: Mapping[str, Any]) -> Policy:
         else:
             raise KeyError(name)
     policy = replace(PRESETS[preset], **values)
+    if policy.spill and not policy.split4:
+        policy = replace(policy, split4=SPILL_SPLIT4, split6=SPILL_SPLIT6)
     # A fence compares the client's country or region, so it makes a policy look at the client.
     return replace(policy, uses_client=True) if policy.fence is not Fence.NONE else policy

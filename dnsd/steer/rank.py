@@ -17,13 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from dnsd.steer.spill import Spread
+
 SCALE: Final = 1000
 NEVER_FIRST: Final = 256
 """Added to the tier of weight 0: such an endpoint is answered only when no other can be."""
 
 
 class Candidate(NamedTuple):
-    """An endpoint as ranking sees it. `column` is its site's place in the row, None while the map lacks the site."""
+    """An endpoint as ranking sees it. `column` is its site's place in the row, None while the map lacks the site.
+
+    A ghost has a place in the order of that family and is never answered (`steer.spill`).
+    """
 
     column: int | None
     tier: int
@@ -32,6 +37,9 @@ class Candidate(NamedTuple):
     key: int
     a: bytes | None
     aaaa: bytes | None
+    spread: Spread = Spread()
+    ghost_a: bool = False
+    ghost_aaaa: bool = False
 
 
 class Rules(NamedTuple):

@@ -50,6 +50,7 @@ def any_record(rnd: random.Random, flags: int = 0) -> bytes:
     if not plain:
         flags |= rnd.choice([0, 0, 0, layout.R_NO_ECS_FALLBACK, layout.R_UNKNOWN_FALLBACK, layout.R_PANIC,
                              layout.R_DECLARED])
+        flags |= rnd.choice([0, layout.R_SPILL])
     flags |= OWNED if rnd.random() < 0.8 else layout.R_OWNS_HTTPS | rnd.choice([layout.R_OWNS_A, layout.R_OWNS_AAAA])
     flags |= layout.R_USES_CLIENT if plain or rnd.random() < 0.7 else 0
     few4, few16 = (rnd.choice([0, 0, 1, 3]) for _ in range(2))
@@ -79,12 +80,16 @@ def _endpoints(rnd: random.Random) -> list[tuple[bytes, int]]:
     columns = rnd.choice([[0], [0, 1, 2], [0, 1, 2, layout.NO_COLUMN], [layout.NO_COLUMN]])
     standings = rnd.choice([[0], [500], [0, 1000], [0, 1, FULL]])
     families = rnd.choice([[3], [3], [1, 2, 3], [1], [0, 3]])
+    ghosts = rnd.choice([[0], [0, 12], [0, 4, 8, 12]])
+    sites = [rnd.getrandbits(32) for _ in range(rnd.choice([1, 3, 10]))]
+    shares = rnd.choice([[0], [65535], [0, 65535], [0, 1, 30_000, 65535], [10, 200, 3000]])
     found = []
     for _ in range(count):
         flag = rnd.choice(families)
         found.append((_packed(
             layout.ENDPOINT, rnd.choice(keys), rnd.choice(standings), rnd.choice(weights), rnd.choice(columns),
-            rnd.choice(tiers), flag, 0, 0, rnd.randbytes(4), rnd.randbytes(16), bytes(8)), flag))
+            rnd.choice(tiers), flag | rnd.choice(ghosts), 0, 0, rnd.randbytes(4), rnd.randbytes(16), rnd.choice(sites),
+            rnd.choice(shares), rnd.choice(shares)), flag))
     return found
 
 

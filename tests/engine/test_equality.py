@@ -94,16 +94,19 @@ def views(make: st.DrawFn, of: ServiceView) -> ServiceView:
         replace(endpoint, a=make(st.none() | octets4), aaaa=make(st.none() | octets16),
                 tier=make(st.sampled_from([0, 0, 1, 255])), weight=make(st.sampled_from([0, 1, 100, 65535])),
                 health=make(st.sampled_from([0, 500, 1000])), load=make(st.sampled_from([0, 1000])),
-                site=make(st.sampled_from([*SITES, "elsewhere"])))
+                site=make(st.sampled_from([*SITES, "elsewhere"])), keep=make(shares), take=make(shares))
         for endpoint in _ENDPOINTS[: make(st.integers(0, 6))])
+    ghosts = tuple(one for one in live if make(st.booleans()))
+    policy = replace(make(policies), spill=make(st.booleans()))
     few4, few16 = make(st.lists(octets4, max_size=3)), make(st.lists(octets16, max_size=3))
     return replace(
-        of, policy=make(policies), ttl=make(st.sampled_from([1, 8, 300])), live=live, fallback_a=tuple(few4),
+        of, policy=policy, ghosts=ghosts, ttl=make(st.sampled_from([1, 8, 300])), live=live, fallback_a=tuple(few4),
         fallback_aaaa=tuple(few16), last_good_a=tuple(make(st.lists(octets4, max_size=2))),
         last_good_aaaa=tuple(make(st.lists(octets16, max_size=2))), panic=make(st.booleans()),
         map_id=make(st.sampled_from([0, 0, 0, 7])))
 
 
+shares = st.sampled_from([0, 1, 9000, 30_000, 65_535])
 _SERVICES = golden.services()
 _ENDPOINTS = _SERVICES[-1].live + _SERVICES[-1].live
 _query = cache(query)
