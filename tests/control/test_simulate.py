@@ -225,6 +225,27 @@ async def test_nothing_is_left(node: Node) -> None:
     assert told["services"][0]["moved"] == told["services"][0]["had_to"] == 1.0
 
 
+async def test_without_an_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights decide, clients must be named, and nobody knows how far anything is."""
+    monkeypatch.setattr(simulate, "_child", child_here)
+    (tmp_path / "n").mkdir()
+    (tmp_path / "nothing").mkdir()
+    bare = Node(tmp_path / "n", tmp_path / "nothing" / "atlas")
+    bare.rig.put(site("berlin", *PLACES["berlin"]), site("tokyo", *PLACES["tokyo"]), service(),
+                 endpoint("b", "192.0.2.1", site="berlin"), endpoint("t", "192.0.2.2", site="tokyo"))
+    await bare.rig.open()
+    await bare.maps.round()
+    await bare.rig.publish()
+    told = await bare.simulate(lost=["tokyo"])
+    [one] = told["services"]
+    assert 0.2 < one["moved"] == one["had_to"] < 0.8
+    assert one["after"] == {"sites": {"berlin": 1.0}, "rtt_ms": None}
+    assert told["atlas"] is None
+    with pytest.raises(ValueError, match="no atlas to take clients from"):
+        await bare.simulate(clients=[])
+    bare.rig.close()
+
+
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"services": ["nobody.example.com"]}, "/services/0"), ({"lost": ["nowhere"]}, "/lost/0"),
     ({"moved": {"nowhere": {"latitude": 1, "longitude": 1}}}, "/moved/nowhere"),
