@@ -29,7 +29,10 @@ from dnsd.rtt.table import BLOCKS_MOST, TENTHS, Table
 
 NICE: Final = 10
 FORGET_S: Final = 60
-TRUST_S: Final = 15
+FROZEN_S: Final = 6 * 3600
+"""What was decided by the word of one that is not believed any more stays so long: it was believed then. Its new words
+decide nothing."""
+
 UNHURRIED_S: Final = 30
 """Small moves are gathered so long: each new table is a new map on every node."""
 
@@ -38,6 +41,9 @@ URGENT: Final = 0.002
 
 REFRESH_S: Final = 600
 """A part whose cells go on as they were is written again so often: counts, ages and errors are in it."""
+
+FADES: Final = 0.995
+"""How much of the counts of samples faster than light is left after each round."""
 
 BETWEEN_S: Final = 86_400
 KEPT_MOST: Final = 20_000
@@ -55,9 +61,10 @@ class Engine:
         self.why: dict[str, str] = {}
         self._names = rows.Names((), ("",), (), 0)
         self._fast: dict[str, tuple[float, float]] = {}
+        self._left_out_s: dict[str, int] = {}  # since when reporters are not believed
         self._stale: set[int] = set()  # parts to be written with the next table
         self._urgent = False
-        self._written_s = self._forgot_s = self._trusted_s = self._refreshed_s = 0
+        self._written_s = self._forgot_s = self._refreshed_s = 0
         self._gone: set[int] = set()  # blocks whose rows are to be deleted
         self._last: tuple[set[int], list[int]] = (set(), [])
         self._churn = (0.0, 0, 0)  # of the last table: weight whose best site changed, cells, blocks that wait
@@ -207,9 +214,7 @@ class Engine:
             self._forgot_s = now_s
             self._let_go(self.cells.forget(now_s))
             self.between = {pair: seen for pair, seen in self.between.items() if now_s - seen[1] < BETWEEN_S}
-        if not 0 <= now_s - self._trusted_s < TRUST_S:
-            self._trusted_s = now_s
-            self._trust(now_s)
+        self._trust(now_s)  # before anything is decided: who turns has said it in all its cells
         if not 0 <= now_s - self._refreshed_s < REFRESH_S:
             self._refreshed_s = now_s
             self._stale |= set(shards.shard_of(np.unique(blocks_of(self.cells.keys[self.cells["ms"] > 0]))).tolist())
@@ -217,16 +222,21 @@ class Engine:
     def _trust(self, now_s: int) -> None:
         """Who is believed; the cells of whom that has changed for are looked at anew."""
         self.why = trust.judged(self.cells, now_s, self._fast)
-        self._fast = {name: (came * 0.98, fast * 0.98) for name, (came, fast) in self._fast.items() if came > 1}
+        self._fast = {name: (came * FADES, fast * FADES) for name, (came, fast) in self._fast.items() if came > 1}
         trusted = np.array([name not in self.why for name in self.cells.reporters])
         changed = trusted != self.cells.trusted
         self.cells.trusted = trusted
         if changed.any():
             numbers = np.flatnonzero(changed[self.cells["reporter"]].any(axis=1))
             decide.watch(self.cells, numbers, now_s)
+            self._stale |= set(shards.shard_of(np.unique(blocks_of(self.cells.keys[numbers]))).tolist())
+        self._left_out_s = {name: self._left_out_s.get(name, now_s) for name in self.why}
+        late = np.array([now_s - self._left_out_s.get(name, now_s) > FROZEN_S for name in self.cells.reporters])
+        if late.any():
+            numbers = np.flatnonzero(late[self.cells["reporter"]].any(axis=1))
             gone = decide.withdraw(self.cells, numbers, now_s)
             self._stale |= set(shards.shard_of(blocks_of(self.cells.keys[gone])).tolist())
-            self._urgent = True
+            self._urgent |= len(gone) > 0
 
     def _weigh(self, now_s: int) -> float:
         self._weight = decide.weight(self.cells, now_s)

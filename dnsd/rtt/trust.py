@@ -42,10 +42,10 @@ WIDE: Final = 0.75
 """How far a reporter's middle may be below and above that of all, and how wide its own values; ln of a ratio."""
 
 NEAR_KM: Final = 1000
-NEAR: Final = 5
-NEAR_MS: Final = 50.0
-"""So many ms more than distance lets expect the middle of at least five near clients may be: far ones may have a detour
-over another continent, near ones have none. Of a hundred cities the worst has 39 at 1,000 km."""
+NEAR: Final = 20
+NEAR_MS: Final = 80.0
+"""So many ms more than distance lets expect the middle of at least twenty near clients may be: far ones may have a
+detour over another continent, near ones have none, but that one place of them is known wrongly."""
 
 FAST: Final = 0.2
 FAST_LEAST: Final = 100

@@ -10,7 +10,7 @@ import pytest
 
 from dnsd.rtt import child, frames, shards
 from dnsd.rtt.cells import HALF_LIFE_S
-from dnsd.rtt.child import REFRESH_S, UNHURRIED_S
+from dnsd.rtt.child import FROZEN_S, REFRESH_S, UNHURRIED_S
 from dnsd.rtt.table import Table
 from tests.rtt.measuring import SITES, InProcess, entry
 
@@ -154,14 +154,22 @@ def test_damaged_entries_parts_and_names_are_counted() -> None:
     assert one.round()["damaged"] == 1
 
 
-def test_who_is_not_believed_is_said_and_loses_the_table() -> None:
+def test_who_is_not_believed_is_said_and_decides_nothing_new() -> None:
     one = running()
-    for _ in range(3):
-        one.now_s += 5
-        one.fold(entry(one.now_s, SEEN, fast={"one": 900}))
-    one.now_s += 20
     one.round()
+    for _ in range(4):
+        one.now_s += 5
+        one.fold(entry(one.now_s, [(block, site, ms + 60) for block, site, ms in SEEN], fast={"one": 900}))
+        one.round()
     assert "faster than light" in one.state["reporters"]["one"]["distrusted"]
+    assert one.table().ms[0].tolist() == [200, 300, 400, 0]  # as it was while it was believed
+    one.fold(entry(one.now_s, [(100, 0, 20.0)]))
+    one.now_s += FROZEN_S - 60
+    one.fold(entry(one.now_s, SEEN, fast={"one": 10**6}))
+    one.round()
+    assert one.state["decided"] == 120
+    one.now_s += 120
+    one.round()
     assert (one.state["decided"], len(one.table().blocks)) == (0, 0)
 
 
