@@ -140,7 +140,7 @@ def overrides_clear(session: Session, target: Annotated[str, typer.Argument(help
 @command
 def tokens_create(
     session: Session, name: Annotated[str, typer.Argument(help="its id")], *,
-    role: Annotated[str, typer.Option(help="admin, operator, agent or reader")],
+    role: Annotated[str, typer.Option(help="admin, operator, agent, reader or beacon")],
     service: Annotated[list[str] | None, typer.Option(help="only this service, or *.suffix; may be repeated")] = None,
     address: Annotated[list[str] | None, typer.Option(help="only endpoints in this CIDR; may be repeated")] = None,
     note: Annotated[str, typer.Option(help="whose it is")] = "",

@@ -112,8 +112,9 @@ class Engine:
     def _seed(self, parts: Sequence[bytes]) -> Told:
         """The store is empty: what this node's table says is both evidence and decided."""
         table = Table.from_bytes(parts[0])
-        row, column = np.nonzero(table.ms)
-        numbers = self._decided(table)
+        numbers, row, column = self._decided(table)
+        bare = ~self.cells["reporter"][numbers].any(axis=1)  # where the store has cells, but no state, these stay
+        numbers, row, column = numbers[bare], row[bare], column[bare]
         cells, at = self.cells, (numbers, np.zeros(len(numbers), np.int64))
         cells["reporter"][at] = cells.reporter(RESTORED)
         cells["rtt"][at], cells["spread"][at] = table.ms[row, column], table.error[row, column] * np.uint16(TENTHS)
@@ -129,12 +130,14 @@ class Engine:
         self._urgent = True
         return {}, ()
 
-    def _decided(self, table: Table) -> I64:
+    def _decided(self, table: Table) -> tuple[I64, I64, I64]:
+        """Takes over what is decided: the cells, their rows and columns in the table."""
+        columns = np.array([self.cells.column(site) for site in table.sites] or [0])
         row, column = np.nonzero(table.ms)
-        columns = np.array([self.cells.column(site) for site in table.sites] or [0])[column]
-        numbers = self.cells.put(key_of(table.blocks[row], columns))
+        row, column = row[columns[column] >= 0], column[columns[column] >= 0]
+        numbers = self.cells.put(key_of(table.blocks[row], columns[column]))
         self.cells["ms"][numbers] = table.ms[row, column]
-        return numbers
+        return numbers, row, column
 
     # --- going on ---
 

@@ -50,7 +50,7 @@ def watch(cells: Cells, touched: I64, now_s: int) -> None:
     decided = cells["ms"][touched]
     beyond = (found.samples > 0) & (np.abs(found.tenths - decided) > margin(decided, found.error))
     pending, since = cells["pending"], cells["since"]
-    begins = beyond & ~pending[touched]
+    begins = beyond & (~pending[touched] | (since[touched] > now_s))  # a clock set back begins anew
     since[touched[begins]] = found.last_s[begins]
     pending[touched] = beyond
 
