@@ -286,6 +286,9 @@ class Config(BaseSettings):
     site: str | None = Field(
         default=None, pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
         description="the site this node stands at, if it is one of the fleet's; its probes then say how far others are")
+    clients: Path | None = Field(
+        default=None, description="a list of clients, lines of `prefix,weight`: what services that spill over go by; "
+                                  "the same on all nodes; left out: blocks with measured round trips, else the atlas")
     state: Annotated[Path, BeforeValidator(_some)] = Field(
         default=Path("/var/lib/dnsd"), description="folder of everything the node keeps; one daemon at a time")
     workers: int = Field(default=0, ge=0, le=256, description="processes that answer; 0: as many as there are cores")

@@ -96,6 +96,10 @@ _STATUS: Final = (
     ("dnsd_reporters_distrusted", "gauge", "measurements.distrusted", "Reporters of round trips that are not believed"),
     ("dnsd_deciding", "gauge", "measurements.deciding.decides", "1 on the node that decides on round trips"),
     ("dnsd_deciding_starts_total", "counter", "measurements.deciding.starts", "Times its child was started"),
+    ("dnsd_spill_services", "gauge", "spill.services", "Services that spill over and have shares"),
+    ("dnsd_spill_solved_total", "counter", "spill.solved", "Times shares of sites were solved"),
+    ("dnsd_spill_overfull", "gauge", "spill.overfull", "Services with more clients than their sites carry"),
+    ("dnsd_spill_fullest_ratio", "gauge", "spill.fullest", "Load of the fullest site, as a part of its capacity"),
     ("dnsd_zones", "gauge", "zones", "Zones served"),
     ("dnsd_maps", "gauge", "maps", "Maps from client prefixes to sites"),
 )

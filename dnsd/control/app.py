@@ -1,7 +1,6 @@
 """The control process: everything put together, started, kept, and ended in order.
 
-Lives here: the JSON argument, wiring, signals, the process's tasks, the first admin token. Does not live here: what any
-part does.
+Lives here: the JSON argument, wiring, signals, tasks, the first admin token. Does not live here: what any part does.
 
 The API is another room, `admin`, which imports this one; so it is found by its name here, at start, and not imported.
 SIGHUP reads the zones again; SIGTERM makes /readyz say no; the process leaves when the supervisor's lifeline ends. A
@@ -44,6 +43,7 @@ from dnsd.control.publish import Publisher
 from dnsd.control.reports import Reports
 from dnsd.control.rules import PrometheusSettings, Rules
 from dnsd.control.secondaries import Secondaries, ZoneSettings
+from dnsd.control.spill import Spills
 from dnsd.control.state import Fleet
 from dnsd.control.survey import Survey
 from dnsd.control.tap import CaptureSettings
@@ -106,6 +106,7 @@ class Settings(BaseModel):
 
     node: str
     site: str | None = None
+    clients: Path | None = None
     state: Path
     feeds: list[int]
     admin: list[int] = []
@@ -139,8 +140,7 @@ def main(argument: str) -> int:
         level=settings.log_level.upper(), stream=sys.stderr, format="dnsd control: %(levelname)s %(message)s")
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):  # SIGHUP: until zones can be read again
         signal.signal(number, signal.SIG_IGN)
-    # A large fleet is millions of small values that live on: looking through all of them often is most of the time;
-    # but through those of a second or two at once, too rarely, everything stands still (a million of them: 170 ms).
+    # A large fleet is millions of small values that live on: looked at often they are most of the time, rarely a halt.
     gc.set_threshold(*GARBAGE)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(Process(settings).run())
@@ -167,7 +167,6 @@ class Process:
             self.registry, self.fleet, self.publisher, self.maps, clock=self.clock, node=settings.node)
         self.intake.history = self.registry.history
         self.keeping = self.intake.memory = Keeping(settings.state, self.fleet, self.clock)
-
         self.lease_clock = LeaseClock(self.registry, self.views, self.publisher, clock=self.clock)
         self.zones = Zones([(zone.name, zone.file) for zone in settings.zones])
         self.control = Control(
@@ -205,6 +204,8 @@ class Process:
         self.trips = self.control.trips = Trips(
             self.registry, self.fleet, self.maps, self.health, self.judge.may_build, node=settings.node,
             site=settings.site or "", state=settings.state, clock=self.clock)
+        self.spills = self.control.spills = Spills(
+            self.views, self.publisher, self.maps, settings.clients, clock=self.clock)
         self._advise()
 
     def _advise(self) -> None:
@@ -231,10 +232,9 @@ class Process:
         api = await self._start_api()
         parts: list[Callable[[], Coroutine[Any, Any, None]]] = [
             self.publisher.run, self.intake.run, self.lease_clock.wind, self.lease_clock.watch, self.maps.run,
-            self.keeping.run, self.local.run,
-            self._first_token, self._keep, self._read_zones, self.secondaries.run, self.watching.run, self.votes.run,
-            self.builder.run, self.judge.run, self.reports.run, self.rules.run, self.control.news.run,
-            self.trips.run]
+            self.keeping.run, self.local.run, self._first_token, self._keep, self._read_zones, self.secondaries.run,
+            self.watching.run, self.votes.run, self.builder.run, self.judge.run, self.reports.run, self.rules.run,
+            self.control.news.run, self.trips.run, self.spills.run]
         tasks = [asyncio.create_task(part(), name=part.__qualname__) for part in parts]
         loop.add_signal_handler(signal.SIGHUP, self._hangup)
         leaving = asyncio.create_task(self.leave.wait())

@@ -32,6 +32,7 @@ from dnsd.control.reports import Reports
 from dnsd.control.rules import Rules
 from dnsd.control.secondaries import Secondaries
 from dnsd.control.simulate import Simulator
+from dnsd.control.spill import Spills
 from dnsd.control.state import Fleet
 from dnsd.control.survey import Survey
 from dnsd.control.tap import Capture
@@ -76,6 +77,7 @@ class Control:
         self.rules: Rules | None = None
         self.survey: Survey | None = None
         self.trips: Trips | None = None
+        self.spills: Spills | None = None
         self.news = News(clock, self.conditions)
         views.tell = self.news.resolved
         self.desk: Callable[[], dict[str, Any]] = dict  # what has been asked of it
@@ -124,7 +126,8 @@ class Control:
         for feed in self.feeds.feeds:
             if feed.behind or feed.closed:
                 yield f"worker {feed.slot} does not take changes"
-        for part in (self.lease_clock, self.secondaries, self.watching, self.judge, self.rules, self.trips):
+        for part in (self.lease_clock, self.secondaries, self.watching, self.judge, self.rules, self.trips,
+                     self.spills):
             if part is not None:
                 yield from part.conditions()
         for outlet in self._captures().values():
@@ -158,6 +161,7 @@ class Control:
             "capture": self._captures(),
             "health": self._health(),
             "measurements": self.trips.described() if self.trips is not None else {},
+            "spill": self.spills.described() if self.spills is not None else {},
             "desk": self.desk(),
             "last_good": list(self._last_good())[:LISTED],
             "conditions": details["conditions"],
@@ -169,7 +173,7 @@ class Control:
 
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
-        return self.explainer.explain(name, type, client, ecs)
+        return await self.explainer.told(name, type, client, ecs)
 
     @property
     def fleet(self) -> Fleet:

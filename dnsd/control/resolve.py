@@ -26,6 +26,7 @@ from dnsd.dns import names, types
 from dnsd.model import EndpointView, Policy, ServiceView
 from dnsd.registry.models import Endpoint, Https, Override, PolicySpec, Service
 from dnsd.steer import policy
+from dnsd.steer.health import State
 from dnsd.steer.limits import Memory as Limits
 from dnsd.steer.limits import Removal
 
@@ -155,8 +156,41 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
         names.to_wire(name), rules, service.ttl_floor if in_doubt else service.ttl,
         owned | {types.HTTPS} if service.https is not None else owned, live, fallback[types.A], fallback[types.AAAA],
         last[types.A], last[types.AAAA], map_id, any(one.panic for one in sifted.values()),
-        https_params(service.https))
+        https_params(service.https),
+        _ghosts(fleet, name, members, where, health, now_ms) if rules.spill else ())
     return Resolved(view, members, after, sifted)
+
+
+def _ghosts(fleet: Fleet, name: str, members: tuple[Member, ...], where: Mapping[str, Place], health: Health,
+            now_ms: int) -> tuple[EndpointView, ...]:
+    """What is not answered but keeps its clients together (`steer.spill`): what is down or taken out, and of sites that
+    have nothing left what ended there within a day. What never was up has no clients."""
+    scale: dict[int, float] = {}  # weights of what is answered may have been multiplied
+    found = []
+    for m in members:
+        if (m.a or m.aaaa) and m.share == standing.WHOLE and m.endpoint.weight:
+            scale[m.endpoint.tier] = where[m.endpoint.id].weight / m.endpoint.weight
+    for m in members:
+        lacks = [(type_, address) for type_, address, given in (
+            (types.A, m.endpoint.a, m.a), (types.AAAA, m.endpoint.aaaa, m.aaaa))
+            if address is not None and not given and _proven(health.measured(m.endpoint.id, type_), m)]
+        if lacks:
+            found.append((m.endpoint, dict(lacks), scale.get(m.endpoint.tier, 1.0)))
+    here = {m.endpoint.site for m in members}
+    for grave in fleet.ended.get(name, {}).values():
+        one = grave.endpoint
+        young = now_ms < grave.at_ms + LAST_GOOD_MS
+        if young and not grave.revoked and one.site in fleet.sites and one.site not in here:
+            both = {types.A: one.a, types.AAAA: one.aaaa}
+            found.append((one, {key: value for key, value in both.items() if value}, scale.get(one.tier, 1.0)))
+    return tuple(EndpointView(
+        one.id, one.site, lacks[types.A].packed if types.A in lacks else None,
+        lacks[types.AAAA].packed if types.AAAA in lacks else None, one.tier, min(65_535, int(one.weight * scale)))
+        for one, lacks, scale in found)
+
+
+def _proven(measured: Measured, member: Member) -> bool:
+    return member.forced is not None or (measured.proven and measured.state is not State.UNKNOWN)
 
 
 def forced(fleet: Fleet, key: str, site: str, now_ms: int) -> Override | None:

@@ -59,6 +59,7 @@ class Views:
         self.map_of = map_of
         self.health: Measuring | None = None
         self.tell: Callable[[str, Resolved | None, Resolved | None], None] = lambda *_: None  # of what changed
+        self.spread: Callable[[str, Resolved], Resolved] = lambda _, resolved: resolved  # with the shares of sites
         self._due: dict[str, int] = {}  # services that time alone will change: when (unix ms)
         self.resolved: dict[str, Resolved] = {}
         self.memories: dict[str, Memory] = {}
@@ -88,8 +89,8 @@ class Views:
                 self.health.renew(name)
             memory = self.memories.get(name, {})
             before = self.resolved.get(name)
-            now = self.resolved[name] = resolve.resolve(
-                self.fleet, name, memory, now_ms, self.map_of(name), self._health(name))
+            now = self.resolved[name] = self.spread(name, resolve.resolve(
+                self.fleet, name, memory, now_ms, self.map_of(name), self._health(name)))
             self.tell(name, before, now)
             if now.due_ms and not (self.health is not None and self.health.decided(name)):
                 self._due[name] = now.due_ms
