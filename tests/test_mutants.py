@@ -34,6 +34,7 @@ TESTS: Final = {
                  "tests/control/test_resolve_health.py"],
     "outcome": ["tests/control/test_outcome.py"],
     "affinity": ["tests/atlas/test_affinity.py"],
+    "laws": ["tests/machine/test_laws.py"],
 }
 
 MUTANTS: Final = [
@@ -178,6 +179,20 @@ MUTANTS: Final = [
     ("affinity", "dnsd/atlas/affinity.py", "where(mine, extra - nearer,", "where(mine, np.minimum(extra, BAND_MS),"),
     ("affinity", "dnsd/atlas/affinity.py", "home & ~(measured &", "home & (measured &"),
     ("affinity", "dnsd/atlas/affinity.py", "vectors + which.reshape(-1)", "which.reshape(-1)"),
+    ("laws", "dnsd/control/resolve.py", "if kept is None or not kept.left_ms or", "if True or"),
+    ("laws", "dnsd/control/resolve.py", "left_ms = before.left_ms or now_ms", "left_ms = 1"),
+    ("laws", "dnsd/control/resolve.py", "grave.revoked if grave is not None else", "True if grave is not None else"),
+    ("laws", "dnsd/control/views.py", "self._remember(name, now.memory)", "pass"),
+    ("laws", "dnsd/control/views.py", "int(left_ms) or seen_ms", "int(left_ms) or 1"),
+    ("laws", "dnsd/control/live.py", "            self.stamp = self.image.stamp", "            pass"),
+    ("laws", "dnsd/control/live.py", "self.stamp.node_seq + 1)", "self.stamp.node_seq)"),
+    ("laws", "dnsd/control/live.py", "return Stamp(self.stamp.epoch, version,", "return Stamp(self.stamp.epoch, 0,"),
+    ("laws", "dnsd/registry/lua/renew.lua", "clock + tonumber(ttl) * 1000", "clock + tonumber(ttl) * 100"),
+    ("laws", "dnsd/registry/lua/renew.lua", "if held == fence then", "if held ~= fence then"),
+    ("laws", "dnsd/registry/leases.py", "[renewal.id, str(renewal.fence)", "[renewal.id, str(renewal.fence + 1)"),
+    ("laws", "dnsd/control/builder.py", "self.arrivals.ahead_ms(before))", "0)"),
+    ("laws", "dnsd/control/removed.py", "moved(kept, self._jumped())", "kept"),
+    ("laws", "dnsd/control/votes.py", "and not self._marks.get(node, UNMARKED)[1]", "and True"),
 ]
 
 

@@ -1,0 +1,99 @@
+"""Stories in which one law has something to say: what was good last, stamps that only grow, renewals that count, three
+nodes of which two hold another state. What they must notice is listed in `test_mutants`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.machine.holders import TTL_S
+from tests.machine.machine import IDS, Machine
+
+LEASED = "c.example.com"
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    made.fleet()
+    yield made
+    made.teardown()
+
+
+def addresses(machine: Machine, name: str) -> list[int]:
+    """How many addresses each node's first worker answers."""
+    machine.world.laws.check()
+    return [len(node.workers[0].ask(name)[1]) for node in machine.world.nodes]
+
+
+def test_what_was_good_last_is_answered_when_its_lease_has_ended(machine: Machine) -> None:
+    machine.service(LEASED, checked=False, take=3, fallback=False, preset="geo")
+    machine.acquire("h3", LEASED)
+    machine.go(1.0)
+    assert addresses(machine, LEASED) == [1, 1, 1]
+    machine.stop(2, gently=True)
+    del machine.holders.fences["h3"]  # its instance is gone
+    machine.go(TTL_S + 5.0)
+    machine.start(2)
+    machine.go(3.0)
+    assert not any(node.process.fleet.members.get(LEASED) for node in machine.world.nodes)
+    assert addresses(machine, LEASED) == [1, 1, 1]
+    machine.stop(0, gently=False)
+    machine.stop(1, gently=True)
+    machine.start(0)
+    machine.start(1)
+    machine.go(3.0)
+    assert addresses(machine, LEASED) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("gently", [False, True])
+def test_no_stamp_goes_back_when_a_process_comes_back(machine: Machine, gently: bool) -> None:
+    for number in range(2):  # what ends is seen on each node by its own clock, before the registry says so
+        machine.override("a.example.com", f"e{number}", "s0", "endpoint", "down", 1)
+        machine.go(3.0)
+    assert machine.world.nodes[1].process.publisher.live.stamp.node_seq > 1
+    machine.stop(1, gently=gently)
+    machine.go(1.0)
+    machine.start(1)
+    machine.go(3.0)
+
+
+def test_who_renews_keeps_its_lease_by_whatever_node_it_reaches(machine: Machine) -> None:
+    machine.acquire("h3", "a.example.com")
+    machine.api((0, 1), away=True)
+    machine.go(3 * TTL_S)
+    assert len(machine.world.memory.data[b"dnsd:deadline"]) == 3
+    machine.api((0, 1, 2), away=True)
+    machine.go(TTL_S + 10.0)
+    assert len(machine.world.memory.data[b"dnsd:deadline"]) == 3, "all at once: they are held"
+    machine.api((0, 1, 2), away=False)
+    machine.go(TTL_S)
+
+
+def test_what_dies_is_seen_by_the_one_node_that_follows(machine: Machine) -> None:
+    machine.another("empty", 0)
+    machine.clock(1, -1)
+    machine.go(0.04)
+    machine.stop(0, gently=False)
+    machine.go(0.02)
+    machine.settle(1, restores=False)
+    machine.go(0.02)
+    machine.start(0)
+    machine.go(0.02)
+    machine.back()
+    machine.go(0.02)
+    machine.dies_alone("b.example.com", "e0", "hole", away=False)
+
+
+@pytest.mark.parametrize("at", range(3))
+def test_a_clock_that_jumps_gives_health_no_room(machine: Machine, at: int) -> None:
+    for id_ in IDS[1:]:
+        machine.dies("b.example.com", id_, "refused")
+    machine.go(5.0)
+    machine.clock(at, 3600)
+    machine.go(5.0)
+    machine.link((0, 1, 2), "away", 0.0)
+    machine.go(10.0)
+    machine.clock(at, 3600)
+    machine.go(5.0)
