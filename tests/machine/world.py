@@ -209,6 +209,7 @@ class World:
             self.loop.remove_signal_handler(number)
         os.close(run.process.settings.lifeline)
         os.close(run.end)
+        run.process.keeping.close()  # a process that ends has nothing open
         for feed in run.process.feeds.feeds:
             feed.sock.close()
 
