@@ -113,6 +113,7 @@ class Cells:
         self.lookup = Lookup()
         self.crowded = self.folded = self.evicted = 0
         self.seen: list[Seen] = []  # lately, for `rtt.together`
+        self.usual: dict[int, tuple[float, int]] = {}  # how wide each column's are, since when
         self._arrays: dict[str, Array] = {
             name: np.zeros((0, SLOTS) if many else 0, kind) for name, (kind, many) in _FIELDS.items()}
 
@@ -225,6 +226,7 @@ class Cells:
         if site not in self.sites:
             return np.zeros(0, np.uint64)
         column = self.sites.index(site)
+        self.usual.pop(column, None)
         concerned = self._without((self.keys & np.uint64(0xFF)) == column)
         self.sites[column] = None
         return concerned

@@ -42,7 +42,7 @@ URGENT: Final = 0.002
 REFRESH_S: Final = 600
 """A part whose cells go on as they were is written again so often: counts, ages and errors are in it."""
 
-FADES: Final = 0.995
+FADES: Final = 0.8
 """How much of the counts of samples faster than light is left after each round."""
 
 BETWEEN_S: Final = 86_400

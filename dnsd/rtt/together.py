@@ -24,6 +24,8 @@ LEAST: Final = 50.0
 SURE: Final = 5.0
 """Tenths, and standard errors of the middle, that both windows must be off by."""
 
+WIDER: Final = 1.5
+LEARNS: Final = 0.1
 KEPT: Final = 1_000_000
 
 
@@ -42,8 +44,11 @@ def shifted(cells: Cells, now_s: int) -> I64:
     of_first, of_last = columns_of(keys[first.numbers]), columns_of(keys[last.numbers])
     for column in np.intersect1d(of_first, of_last).tolist():
         before, after = first.off[of_first == column], last.off[of_last == column]
+        _learn(cells, column, before, early[0].at_s)
         by = float(np.median(after))
-        if min(len(before), len(after)) < BLOCKS or not (_off(before) * np.sign(by) > 0 and _off(after) * by > 0):
+        if min(len(before), len(after)) < BLOCKS:
+            continue
+        if not (_off(before) * np.sign(by) > 0 and _off(after) * by > 0) or not _usual(cells, column, after):
             continue
         mine = (of_last == column) & (last.off * np.sign(by) >= abs(by) / 2)
         moved.append(_move(cells, last.numbers[mine], last.slots[mine], by, early[0].at_s))
@@ -57,10 +62,28 @@ def _without(one: Seen, numbers: I64) -> Seen:
     return Seen(one.at_s, one.numbers[left], one.slots[left], one.off[left])
 
 
+def _learn(cells: Cells, column: int, off: F64, at_s: int) -> None:
+    """How wide a site's medians usually are, looked at once in each window."""
+    usual, seen_s = cells.usual.get(column, (_wide(off), at_s))
+    if column not in cells.usual or at_s - seen_s >= WINDOW_S:
+        gain = LEARNS if _wide(off) > usual else 2 * LEARNS
+        cells.usual[column] = usual + gain * (_wide(off) - usual), at_s
+
+
+def _usual(cells: Cells, column: int, off: F64) -> bool:
+    """Whether medians are as wide around their middle as they are when nothing happens: a path that is longer now only
+    adds, who makes values up spreads them."""
+    return _wide(off) <= WIDER * cells.usual.get(column, (0.0, 0))[0] + LEAST
+
+
+def _wide(off: F64) -> float:
+    return float(np.median(np.abs(off - np.median(off))))
+
+
 def _off(off: F64) -> float:
     """The side (-1, 0, 1) that the middle is off to, beyond chance."""
     middle = float(np.median(off))
-    error = 1.2533 * 1.4826 * float(np.median(np.abs(off - middle))) / np.sqrt(len(off))
+    error = 1.2533 * 1.4826 * _wide(off) / np.sqrt(len(off))
     return float(np.sign(middle)) if abs(middle) > max(LEAST, SURE * error) else 0.0
 
 

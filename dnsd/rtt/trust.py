@@ -41,13 +41,18 @@ HIGH: Final = 0.8
 WIDE: Final = 0.75
 """How far a reporter's middle may be below and above that of all, and how wide its own values; ln of a ratio."""
 
+AGAINST: Final = -0.25
+SPREAD: Final = 0.3
+"""How much what is said may go against distance (a correlation; of a hundred cities the least is -0.09), and from
+which spread of distances on it is looked at."""
+
 NEAR_KM: Final = 1000
 NEAR: Final = 20
 NEAR_MS: Final = 80.0
 """So many ms more than distance lets expect the middle of at least twenty near clients may be: far ones may have a
 detour over another continent, near ones have none, but that one place of them is known wrongly."""
 
-FAST: Final = 0.2
+FAST: Final = 0.15
 FAST_LEAST: Final = 100
 TIGHTER: Final = 0.8
 MOST: Final = 1 / 3
@@ -79,12 +84,13 @@ def _strange(who: NDArray[np.int64], rtt: NDArray[np.float64], km: NDArray[np.ui
     """Reporters that distance speaks against."""
     known = km != FAR
     expected = 10 * (distance.BASE_MS + distance.MS_PER_KM * km[known].astype(np.float64))
-    ratio = np.log((rtt[known] + SOFT) / (expected[:, None] + SOFT)).ravel()
+    away = np.repeat(np.log(expected + SOFT), SLOTS)
+    ratio = np.log(rtt[known] + SOFT).ravel() - away
     of = who[known].ravel()
     beyond = ((rtt[known] - expected[:, None]) / 10).ravel()
     near = np.repeat(km[known] <= NEAR_KM, SLOTS)
     order = np.lexsort((ratio, of))
-    of, ratio, beyond, near = of[order], ratio[order], beyond[order], near[order]
+    of, ratio, beyond, near, away = of[order], ratio[order], beyond[order], near[order], away[order]
     ends = np.searchsorted(of, np.arange(count + 1))
     middles = {one: ratio[ends[one] : ends[one + 1]] for one in range(1, count) if ends[one + 1] - ends[one] >= CELLS}
     offsets = {one: float(np.median(some)) for one, some in middles.items()}
@@ -103,9 +109,16 @@ def _strange(who: NDArray[np.int64], rtt: NDArray[np.float64], km: NDArray[np.ui
             found[one] = f"its clients are {np.exp(off):.1f} times as far as distance lets expect"
         elif near_ms > NEAR_MS * scale:
             found[one] = f"its near clients are {near_ms:.0f} ms farther than distance lets expect"
-        elif wide > WIDE * scale:
+        elif wide > WIDE * scale or _along(away[mine], some + away[mine]) < AGAINST * scale:
             found[one] = "what it measures has little to do with distance"
     return found
+
+
+def _along(expected: NDArray[np.float64], said: NDArray[np.float64]) -> float:
+    """How what was said goes along with what distance lets expect, -1 to 1; 1 where all are about as far."""
+    if float(np.std(expected)) < SPREAD:
+        return 1.0
+    return float(np.corrcoef(expected, said)[0, 1]) if float(np.std(said)) > 0 else 0.0
 
 
 def _contrary(who: NDArray[np.int64], rtt: NDArray[np.float64], spread: NDArray[np.uint16], was: NDArray[np.bool_],

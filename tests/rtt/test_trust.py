@@ -82,11 +82,11 @@ def test_nobody_is_judged_by_one_other() -> None:
 
 def test_who_sends_much_that_is_faster_than_light() -> None:
     cells = Cells()
-    told = {"a": (1000.0, 300.0), "b": (1000.0, 100.0), "c": (200.0, 90.0)}
+    told = {"a": (1000.0, 300.0), "b": (1000.0, 140.0), "c": (200.0, 90.0)}
     assert trust.judged(cells, 0, told) == {"a": "30 % of its samples are faster than light"}
     cells.reporter("d")
     cells.trusted[1] = False
-    assert set(trust.judged(cells, 0, {"d": (1000.0, 170.0)})) == {"d"}  # who was left out: a fifth tighter
+    assert set(trust.judged(cells, 0, {"d": (1000.0, 130.0)})) == {"d"}  # who was left out: a fifth tighter
 
 
 def cities() -> tuple[np.ndarray, np.ndarray]:
