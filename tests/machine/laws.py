@@ -135,11 +135,13 @@ class Laws:
 
     def _velocity(self, node: Node, process: Process, name: str, type_: int, live: frozenset[str], now_ms: int) -> None:
         """Health takes away no more than its limit in any minute, unless it has taken all. What was taken weighs what
-        its operator says by the time more is taken."""
+        its operator says by the time more is taken. Who is drained is so as of when it was decided, by
+        that clock: where all others were down then, all are left out for the drained, though here a drain has ended."""
         key = node.name, name, type_
         out, now_s = self._out.setdefault(key, {}), self.world.loop.time()
+        at_ms = process.judge.decided(name) or now_ms
         able = {e.id: e for e in process.fleet.members.get(name, {}).values()
-                if _address(e, type_) and _state(process.fleet.overrides, e, now_ms) not in ("down", "drain")}
+                if _address(e, type_) and _state(process.fleet.overrides, e, at_ms) not in ("down", "drain")}
         before = self._answered.get(key, frozenset())
         for id_ in [id_ for id_ in out if id_ in live or id_ not in able]:
             del out[id_]
