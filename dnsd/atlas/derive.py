@@ -3,11 +3,15 @@
 `derive(atlas_dir, sites, out) -> MapReport`, or as a niced child of its own:
 `python -m dnsd.atlas.derive '{"atlas": dir, "sites": [site, ...], "out": path}'` prints one line, the report as JSON,
 or `{"error": text, "faults": [[place, message], ...]}` with exit code 1; the file at `out` is whole or as it was.
+`"rtt"`, the file of a measured table (`rtt.table`), makes milliseconds of what was measured and of what follows from
+it, and a file of estimates beside `out` (`atlas.estimates`); `"before"`, the table that this one replaces, has the
+report say how much of the clients' weight gets another best site.
 A site is an object with `id`, `latitude`, `longitude` and, where it has them, `country`, `region`, `provider`,
 `carriers`, `asns`; other keys are not looked at, so a stored site may be given as it is. Their order is the columns'.
 
 Lives here: extra milliseconds by distance, levels, match bits, equal rows made one. Does not live here: the formula's
-constants (`steer.distance`), levels (`steer.row`), the file (`atlas.tablefile`).
+constants (`steer.distance`), levels (`steer.row`), the file (`atlas.tablefile`), milliseconds where there are measured
+ones (`atlas.vectors`), what moved (`atlas.churn`).
 
 Levels below FAR_MS are a place's own. A far site's level is that of the mean over all places which agree in every near
 level, country and region bit, so far sites never split a row: they keep a full order for the day the near ones die and
@@ -32,10 +36,12 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dnsd.atlas import flatten, store, tablefile
+from dnsd.atlas import affinity, churn, estimates, flatten, store, tablefile, vectors
 from dnsd.atlas.prefixes import U8, U32
 from dnsd.image import layout
 from dnsd.model import Fault, Match
+from dnsd.rtt import infer
+from dnsd.rtt.table import Table as Measured
 from dnsd.steer import distance
 from dnsd.steer.row import LEVEL_MS, ROW_UNKNOWN, level_of
 
@@ -63,7 +69,12 @@ class SiteSpec(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MapReport:
-    """What was written: columns, distinct rows, runs, scope blocks (largest aligned blocks), octets, seconds."""
+    """What was written: columns, distinct rows, runs, scope blocks (largest aligned blocks), octets, seconds.
+
+    `rtt`: whether inference is used, which steps of it or why not, measured cells, and their mean error in ms predicted
+    without themselves (`held_back`). `churn`: the share of the clients' weight whose best site is another than in the
+    table before; None where there is none.
+    """
 
     out: str
     atlas: str
@@ -75,6 +86,8 @@ class MapReport:
     blocks6: int
     size: int
     seconds: float
+    rtt: Mapping[str, Any]
+    churn: float | None
 
 
 class SiteError(ValueError):
@@ -85,42 +98,103 @@ class SiteError(ValueError):
         self.faults = tuple(faults)
 
 
-def derive(atlas_dir: Path, sites: Sequence[SiteSpec], out: Path) -> MapReport:
-    """Derives and writes a map table; AtlasError, SiteError or OSError leave `out` as it was."""
+def derive(atlas_dir: Path, sites: Sequence[SiteSpec], out: Path, rtt: Path | None = None, before: Path | None = None,
+           ) -> MapReport:
+    """Derives and writes a map table; AtlasError, SiteError, OSError or ValueError (`rtt` is no measured table) leave
+    `out` as it was."""
     began = time.monotonic()
     if len(sites) > MAX_SITES:
         raise SiteError([Fault("/sites", f"{len(sites)} sites, a map holds {MAX_SITES}")])
     atlas = store.open_atlas(atlas_dir)
-    table = make(atlas, sites)
+    measured = Measured.read(rtt) if rtt is not None else None
+    table, found = fill(atlas, sites, measured)
+    names = tuple(site.id for site in sites)
+    if measured is not None and found is not None:
+        estimates.write(out.with_suffix(estimates.SUFFIX), names, found, measured)
     size = tablefile.write(out, table, atlas=atlas.digest, made_ms=int(time.time() * 1000))
     blocks4, blocks6 = table.blocks()
     return MapReport(
-        str(out), f"{atlas.digest:016x}", tuple(site.id for site in sites), len(table.rows), len(table.starts4),
-        len(table.starts6), blocks4, blocks6, size, round(time.monotonic() - began, 3))
+        str(out), f"{atlas.digest:016x}", names, len(table.rows), len(table.starts4), len(table.starts6), blocks4,
+        blocks6, size, round(time.monotonic() - began, 3), _told(found),
+        churn.share(before, table, names, measured) if before is not None else None)
 
 
-def make(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tablefile.Table:
+def make(atlas: store.Atlas, sites: Sequence[SiteSpec], measured: Measured | None = None) -> tablefile.Table:
     """The table in memory."""
+    return fill(atlas, sites, measured)[0]
+
+
+def fill(atlas: store.Atlas, sites: Sequence[SiteSpec], measured: Measured | None,
+         ) -> tuple[tablefile.Table, vectors.Vectors | None]:
+    """The table in memory and, where something was measured at these sites, the milliseconds it is made of."""
+    found = vectors.of(atlas, sites, measured) if measured is not None else None
+    if found is not None:
+        return _measured(atlas, sites, found), found
     rows, row_of = _rows(atlas, sites)
     arrays = atlas.arrays
     four = flatten.merge(arrays["starts4"], row_of[arrays["origins4"]])
     six = flatten.merge(arrays["starts6"], row_of[arrays["origins6"]])
     return tablefile.Table(
         rows, four.starts.astype(np.uint32), four.values, six.starts, six.values,
-        arrays["fine4"], row_of[arrays["fine_origins4"]], arrays["fine6"], row_of[arrays["fine_origins6"]])
+        arrays["fine4"], row_of[arrays["fine_origins4"]], arrays["fine6"], row_of[arrays["fine_origins6"]]), None
+
+
+def _measured(atlas: store.Atlas, sites: Sequence[SiteSpec], found: vectors.Vectors) -> tablefile.Table:
+    """The table of measured and inferred milliseconds: as `fill` makes one, but rows are of vectors, not of places."""
+    arrays = atlas.arrays
+    cells = four, six = vectors.cut4(atlas, found), vectors.cut6(atlas, found)
+    origins, own = (np.concatenate([getattr(one, name) for one in cells]) for name in ("origins", "vectors"))
+    everywhere = np.arange(len(arrays["place"]))
+    vector = np.concatenate((np.where(own >= 0, own, found.of_origin[origins]), found.of_origin))
+    origins = np.concatenate((origins, everywhere))
+    homes = affinity.homes(atlas, sites)
+    parts = affinity.part(len(found.ms), vector, homes.of_origin[origins])
+    bits = _place_bits(atlas, sites)[arrays["place"][found.origin]][parts.vector]
+    extra = np.nan_to_num(found.ms - found.ms.min(axis=1, keepdims=True))
+    extra = affinity.kept(extra[parts.vector], homes.kinds[parts.kind], found.source[parts.vector] == infer.MEASURED)
+    units = np.diff(four.starts.astype(np.int64), append=1 << layout.KEY4_BITS)
+    weights = np.bincount(parts.of[: len(units)], units, len(parts.vector)).astype(np.float64) + 1.0
+    kinds, kind_of = _distinct(np.hstack((_levels(extra, bits, weights), bits)))
+    net_kinds, kind_of_net = _networks(atlas, sites)
+    pairs = kind_of[parts.of] * len(net_kinds) + kind_of_net[origins] + 1
+    pairs[_unknown(atlas)[origins] & (vector < found.first_block)] = ROW_UNKNOWN
+    rows, row_of = _paired(pairs, kinds, net_kinds)
+    of_origin = row_of[len(own):]
+    merged4 = flatten.merge(four.starts, row_of[: len(four.starts)])
+    merged6 = flatten.merge(six.starts, row_of[len(four.starts) : len(own)])
+    return tablefile.Table(
+        rows, merged4.starts.astype(np.uint32), merged4.values, merged6.starts, merged6.values,
+        arrays["fine4"], of_origin[arrays["fine_origins4"]], arrays["fine6"], of_origin[arrays["fine_origins6"]])
+
+
+def _told(found: vectors.Vectors | None) -> dict[str, Any]:
+    if found is None:
+        return {"used": False, "why": "nothing is measured at these sites", "cells": 0, "steps": [], "held_back": None}
+    check = found.check
+    held_back = {"cells": check.cells, "distance_ms": round(check.distance_ms, 2),
+                 "inferred_ms": round(check.inferred_ms, 2)}
+    return {"used": bool(check.steps), "why": check.why, "cells": check.cells, "steps": list(check.steps),
+            "held_back": held_back}
 
 
 def _rows(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, U32]:
     """Distinct rows (levels, then match bits) and the row of each origin."""
-    bits = _place_bits(atlas, sites)
-    levels = _levels(_extra_ms(atlas, sites), bits, _weights(atlas))
-    place_kinds, kind_of_place = _distinct(np.hstack((levels, bits)))
+    homes = affinity.homes(atlas, sites)
+    parts = affinity.part(len(atlas.arrays["latitude"]), atlas.arrays["place"], homes.of_origin)
+    bits, home = _place_bits(atlas, sites)[parts.vector], homes.kinds[parts.kind]
+    extra = affinity.kept(_extra_ms(atlas, sites)[parts.vector], home, np.zeros_like(home))
+    place_kinds, kind_of = _distinct(np.hstack((_levels(extra, bits, _weights(atlas, parts)), bits)))
     net_kinds, kind_of_net = _networks(atlas, sites)
-    pairs = kind_of_place[atlas.arrays["place"]] * len(net_kinds) + kind_of_net + 1
-    pairs[_unknown(atlas)] = ROW_UNKNOWN  # 0 sorts first; it is put in anyway, so that row 0 is there
-    pairs, row_of = np.unique(np.append(pairs, ROW_UNKNOWN), return_inverse=True)
+    pairs = kind_of[parts.of] * len(net_kinds) + kind_of_net + 1
+    pairs[_unknown(atlas)] = ROW_UNKNOWN
+    return _paired(pairs, place_kinds, net_kinds)
+
+
+def _paired(pairs: NDArray[np.int64], place_kinds: U8, net_kinds: U8) -> tuple[U8, U32]:
+    """Distinct rows of pairs (place kind x network kinds + network kind + 1; 0: unknown), and the row of each."""
+    pairs, row_of = np.unique(np.append(pairs, ROW_UNKNOWN), return_inverse=True)  # 0 sorts first, and must be there
     place, net = place_kinds[(pairs - 1) // len(net_kinds)], net_kinds[(pairs - 1) % len(net_kinds)]
-    count = len(sites)
+    count = net_kinds.shape[1]
     rows = np.hstack((place[:, :count], place[:, count:] | net))
     rows[ROW_UNKNOWN] = 0
     return rows, row_of[:-1].astype(np.uint32)
@@ -151,11 +225,11 @@ def _levels(extra: NDArray[np.float64], bits: U8, weights: NDArray[np.float64]) 
     return np.where(near < level_of(FAR_MS), near, far).astype(np.uint8)
 
 
-def _weights(atlas: store.Atlas) -> NDArray[np.float64]:
-    """How many IPv4 units each place has, and one, lest a place of IPv6 alone have no say."""
+def _weights(atlas: store.Atlas, parts: affinity.Parts) -> NDArray[np.float64]:
+    """How many IPv4 units each place, or part of it, has, and one, lest a place of IPv6 alone have no say."""
     units = np.diff(atlas.arrays["starts4"].astype(np.int64), append=1 << layout.KEY4_BITS)
-    of_run = atlas.arrays["place"][atlas.arrays["origins4"]]
-    return np.bincount(of_run, units, len(atlas.arrays["latitude"])).astype(np.float64) + 1.0
+    of_run = parts.of[atlas.arrays["origins4"]]
+    return np.bincount(of_run, units, len(parts.vector)).astype(np.float64) + 1.0
 
 
 def _place_bits(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> U8:
@@ -229,7 +303,9 @@ def main(arguments: Sequence[str]) -> int:
     os.nice(NICE)
     try:
         task = json.loads(arguments[0])
-        report = derive(Path(task["atlas"]), site_specs(task["sites"]), Path(task["out"]))
+        sites = site_specs(task["sites"])
+        rtt, before = (Path(task[name]) if task.get(name) else None for name in ("rtt", "before"))
+        report = derive(Path(task["atlas"]), sites, Path(task["out"]), rtt, before)
     except SiteError as problem:
         print(json.dumps({"error": str(problem), "faults": problem.faults}))
         return 1

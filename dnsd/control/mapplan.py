@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from dnsd.atlas import affinity
 from dnsd.control.state import Fleet
 from dnsd.image import layout
 from dnsd.registry.models import Site
@@ -78,13 +79,14 @@ def choose(needed: frozenset[str], own: frozenset[str], present: int, sets: Mapp
     return present if present in sets and needed <= sets[present] else 0
 
 
-def file_name(atlas_digest: int, sites: Iterable[Site], measured: str = "") -> str:
+def file_name(atlas_digest: int, sites: Sequence[Site], measured: str = "") -> str:
     """The table's file name: a digest of all that goes into it, so an equal table is never derived twice. `measured`
     is the digest of the round trips, "" where there are none.
     """
     ingredients = [
         f"{atlas_digest:016x}", layout.LAYOUT, row.LEVEL_MS, distance.EARTH_KM, distance.BASE_MS, distance.MS_PER_KM,
-        [spec(site) for site in sites], *([measured] if measured else [])]
+        [spec(site) for site in sites], *([measured] if measured else []),
+        *([affinity.BAND_MS] if any(site.carriers for site in sites) else [])]
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:32] + ".map"
 
 
