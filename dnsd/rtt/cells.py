@@ -113,6 +113,7 @@ class Cells:
         self.lookup = Lookup()
         self.crowded = self.folded = self.evicted = 0
         self.seen: list[Seen] = []  # lately, for `rtt.together`
+        self.looked_s = -1000
         self.usual: dict[int, tuple[float, int]] = {}  # how wide each column's are, since when
         self._arrays: dict[str, Array] = {
             name: np.zeros((0, SLOTS) if many else 0, kind) for name, (kind, many) in _FIELDS.items()}

@@ -17,6 +17,7 @@ import numpy as np
 from dnsd.rtt.cells import F64, I64, Cells, Seen, columns_of
 
 WINDOW_S: Final = 10
+LOOK_S: Final = 3
 BLOCKS: Final = 20
 """Cells of each window that it takes."""
 
@@ -30,7 +31,10 @@ KEPT: Final = 1_000_000
 
 
 def shifted(cells: Cells, now_s: int) -> I64:
-    """Moves the cells of sites that have shifted; their numbers. Call it after each fold."""
+    """Moves the cells of sites that have shifted; their numbers. Call it after each fold: it looks now and then."""
+    if 0 <= now_s - cells.looked_s < LOOK_S:
+        return np.zeros(0, np.int64)
+    cells.looked_s = now_s
     cells.seen = [one for one in cells.seen if 0 <= now_s - one.at_s <= 2 * WINDOW_S]
     while sum(len(one.off) for one in cells.seen) > KEPT:
         del cells.seen[0]
