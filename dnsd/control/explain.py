@@ -12,15 +12,17 @@ again, not imitated), how it is shown (`cli.explain`).
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from dnsd.choose import standpoint
-from dnsd.control import reply, zonefile
+from dnsd.control import reply, way, zonefile
 from dnsd.control.maps import Maps
 from dnsd.control.publish import Publisher
+from dnsd.control.reckon import Place, Shelf
 from dnsd.control.resolve import Resolved
 from dnsd.control.selfcheck import Asker
 from dnsd.control.views import Views
@@ -51,7 +53,17 @@ class Explainer:
 
     def __init__(self, views: Views, publisher: Publisher, maps: Maps) -> None:
         self.views, self.publisher, self.maps = views, publisher, maps
+        self.shelf = Shelf(maps.dir)
         self._asker = Asker(publisher.node)
+
+    async def told(self, name: str, type_: str, client: str | None, subnet: str | None) -> dict[str, Any]:
+        """As `explain`, with the map's estimates, also where reading them takes a while."""
+        told = self.explain(name, type_, client, subnet)
+        file = told["map"]["file"] if "map" in told else None
+        if file is None or not self.shelf.lacks(file):
+            return told
+        await asyncio.to_thread(self.shelf.read, file)
+        return self.explain(name, type_, client, subnet)
 
     def explain(self, name: str, type_: str, client: str | None, subnet: str | None) -> dict[str, Any]:
         """The whole explanation; ValueError says what is wrong with the question."""
@@ -82,7 +94,7 @@ class Explainer:
         v6 = _family(plan, question.type)
         row, scope, block, from_ecs = standpoint(image, plan, question.client.packed, _ecs(question.subnet))
         table = image.maps.get(plan.map_id) if plan.uses_client else None
-        judged = plan.judge(v6, row, table) or []
+        judged = way.answerable(plan, v6, plan.judge(v6, row, table))
         sites = self._sites(plan)
         who = question.subnet.network_address if from_ecs and question.subnet is not None else question.client
         levels, bits, level_ms = table.row(row) if table is not None else ((), (), ())
@@ -90,23 +102,26 @@ class Explainer:
         name = names.to_text(node.name).removesuffix(".")
         resolved = self.views.resolved.get(name)
         ids = self._ids(node, plan)
+        trips, number = self._trips(image.map_refs.get(plan.map_id), sites, who)
         candidates = _candidates(plan, judged, ids, v6, plan.seed(block, now)) if rung is Ladder.LIVE else []
         given = set(_addresses(answer))
         notes = {} if resolved is None else {m.endpoint.id: m.reason for m in resolved.members}
         for candidate in candidates:
             candidate["why"] = notes.get(candidate["endpoint"], "")
             candidate["answered"] = ipaddress.ip_address(candidate["address"]).packed in given
+            candidate |= trips.get(candidate["site"], {})
         sentences = _Reasons(question, plan, row, scope, rung, from_ecs, v6)
-        return {
+        return way.told(plan, v6, (row, table), plan.seed(block, now), ids, {
             "service": name,
             "decided_by": "subnet" if from_ecs else "resolver" if plan.uses_client else "nothing of the client",
             "origin": self._origin(who),
             "map": {
                 "id": plan.map_id, "file": image.map_refs.get(plan.map_id), "sites": sites, "row": row,
-                "atlas": f"{table.atlas:016x}" if table is not None else None},
+                "atlas": f"{table.atlas:016x}" if table is not None else None, "table": number},
             "row": [
                 {"site": sites[column] if column < len(sites) else f"column {column}", "ms": level_ms[level],
-                 "level": level, "match": _matches(bits[column])}
+                 "level": level, "match": _matches(bits[column]),
+                 **(trips.get(sites[column], {}) if column < len(sites) else {})}
                 for column, level in enumerate(levels)],
             "policy": self._policy(node),
             "rung": rung.name.lower(),
@@ -115,7 +130,7 @@ class Explainer:
             "candidates": candidates,
             "removed": _removed(resolved, judged, ids, v6) + self._ended(name),
             "why": sentences.all(candidates, self.publisher.live.refused.get(node.name, "")),
-        }
+        })
 
     # --- parts ---
 
@@ -126,14 +141,24 @@ class Explainer:
     def _ids(self, node: Node, plan: Plan) -> list[tuple[str, str]]:
         """Id and site of each of the record's endpoints; their keys where only a former process's image is there."""
         view = self.publisher.live.published.get(node.name)
-        if view is None or len(view.live) != len(plan.candidates):
+        both = [*((e, False) for e in view.live), *((e, True) for e in view.ghosts)] if view is not None else []
+        if len(both) != len(plan.candidates):
             return [(f"{candidate.key:016x}", "?") for candidate in plan.candidates]
-        return [(e.id, e.site) for e in sorted(view.live, key=lambda e: e.id)]
+        return [(e.id, e.site) for e, _ in sorted(both, key=lambda one: (one[0].id, one[1]))]
 
     def _origin(self, who: IPAddress) -> dict[str, Any] | None:
         if self.maps.atlas is None:
             return None
         return {"address": str(who), **asdict(self.maps.atlas.origin(who))}
+
+    def _trips(self, file: str | None, sites: list[str], who: IPAddress) -> tuple[dict[str, Any], int | None]:
+        """Milliseconds to each site and how they are known, and the number of the measured table they are from."""
+        if self.maps.atlas is None or file is None:
+            return {}, None
+        known = [self.views.fleet.sites[site] for site in sites if site in self.views.fleet.sites]
+        places = [Place(site.id, site.latitude, site.longitude) for site in known]
+        found, number = self.shelf.reckon(file, self.maps.atlas, who, places, self.publisher.clock.unix_ms())
+        return {site: one.told() for site, one in found.items()}, number
 
     def _policy(self, node: Node) -> dict[str, Any] | None:
         view = self.publisher.live.published.get(node.name)

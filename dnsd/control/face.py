@@ -182,6 +182,7 @@ class Control:
 
     async def simulate(self, changes: Sequence[Change], question: Question) -> dict[str, Any]:
         """What would come of changes (`control.simulate`)."""
+        self.simulator.clients = self.spills.clients if self.spills is not None else None
         return await self.simulator.simulate(changes, question)
 
     def stands(self, service: str) -> dict[str, Any] | None:

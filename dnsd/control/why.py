@@ -98,7 +98,8 @@ def _strings(told: list[dict[str, Any]]) -> list[tuple[int, str]]:
             "answer", a=addresses.get("a"), aaaa=addresses.get("aaaa"), ttl=first["ttl"], scope=first["scope"],
             rcode=first["rcode"])),
         (_CLIENT, _client(first)),
-        (_MAP, _words("map", id=first["map"]["id"], row=first["map"]["row"], sites=len(first["map"]["sites"]))),
+        (_MAP, _words("map", id=first["map"]["id"], row=first["map"]["row"], sites=len(first["map"]["sites"]),
+                      **({"table": first["map"]["table"]} if first["map"]["table"] is not None else {}))),
     ]
     found += _candidates(first["candidates"])
     found.append((_RUNG, _words(
@@ -128,10 +129,17 @@ def _candidates(candidates: list[dict[str, Any]]) -> list[tuple[int, str]]:
         return []
     found = [(_BEST, _words(
         "best", **_place(best), proximity=best["proximity"], match=best["match_points"], standing=best["standing"],
-        common=",".join(best["match"])))]
+        common=",".join(best["match"]), **_trip(best)))]
     for number, each in enumerate([each for each in candidates if not each["answered"]][:LOSERS]):
         found.append((_NEXT + number, _words("next", lost=_lost(each, best), **_place(each))))
     return found
+
+
+def _trip(best: dict[str, Any]) -> dict[str, Any]:
+    """The round trip there and what it rests on; how sure it is where that is known."""
+    found = {"rtt": best.get("rtt_ms"), "by": best.get("rtt_source")}
+    sure = {"samples": best.get("rtt_samples"), "sure": best.get("rtt_confidence")}
+    return found | {name: value for name, value in sure.items() if value}
 
 
 def _place(candidate: dict[str, Any]) -> dict[str, Any]:
