@@ -14,15 +14,18 @@ import asyncio
 import base64
 import ipaddress
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dnsd.compile import image as compile_image
+from dnsd.compile import service as compile_service
 from dnsd.compile.zones import CompileError
-from dnsd.control import mapplan, whatif
+from dnsd.control import mapplan, spill, whatif
 from dnsd.control.maps import Maps
 from dnsd.control.outcome import FALLBACK
 from dnsd.control.publish import Publisher
@@ -65,6 +68,7 @@ class Simulator:
 
     def __init__(self, views: Views, publisher: Publisher, maps: Maps) -> None:
         self.views, self.publisher, self.maps = views, publisher, maps
+        self.clients: Path | None = None  # whom services that spill over count on
         self._busy = asyncio.Lock()
 
     async def simulate(self, changes: Iterable[Change], question: Question) -> dict[str, Any]:
@@ -102,7 +106,22 @@ class Simulator:
                 "id": id_, "capacity_before": _capacity(before.fleet, id_),
                 "capacity_after": _capacity(after.fleet, id_)}
                 for id_ in sorted(before.fleet.sites.keys() | after.fleet.sites.keys())],
-            "load": question.load, "reported": reported(before.fleet, imagined.services)}
+            "load": question.load, "reported": reported(before.fleet, imagined.services),
+            "counted_on": str(self.clients) if self.clients is not None else None,
+            "spill": {name: self._spill(after, name, question, layers) for name, one in after.resolved.items()
+                      if one.view.policy.spill}}
+
+    def _spill(self, after: State, name: str, question: Question, layers: _Maps) -> dict[str, Any]:
+        """What the shares of a service's sites are solved from, once its map is there."""
+        resolved, number = after.resolved[name], after.map_of[name]
+        wanted = spill.wanted(after.fleet, name, resolved, "", math.inf if self.clients is not None else 0.0, "")
+        whole = replace(spill.whole(resolved.view), map_id=number)
+        found = {} if wanted is None else {
+            "rooms": [[site, *room] for site, room in wanted.rooms], "low": wanted.low, "high": wanted.high,
+            "demand": wanted.demand if math.isfinite(wanted.demand) else None}
+        if question.load is not None and len(after.resolved) == 1:
+            found["demand"] = question.load
+        return {"record": base64.b64encode(compile_service.record(whole, layers.views())).decode(), **found}
 
     def _before(self, imagined: Imagined, layers: _Maps) -> State:
         """What is answered now."""
@@ -127,12 +146,9 @@ class Simulator:
     def _side(self, state: State, layers: _Maps) -> dict[str, Any]:
         """A side as the child needs it."""
         views = [replace(one.view, map_id=state.map_of[name]) for name, one in state.resolved.items()]
-        maps = [MapView(number, "", tuple(site["id"] for site in layer["sites"]),
-                        {site["id"]: column for column, site in enumerate(layer["sites"])})
-                for number, layer in enumerate(layers.found.values())]
         zones = [_bare(zone) for zone in self.publisher.zones or ()]
         try:
-            data = compile_image.build(zones, views, maps, _STAMP, 0).data
+            data = compile_image.build(zones, views, list(layers.views().values()), _STAMP, 0).data
         except CompileError as error:
             raise ImpossibleError(error.faults) from None
         return {
@@ -149,6 +165,12 @@ class _Maps:
     def __init__(self, maps: Maps, shifts: Mapping[str, float]) -> None:
         self.maps, self.shifts = maps, shifts
         self.found: dict[str, dict[str, Any]] = {}
+
+    def views(self) -> dict[int, MapView]:
+        """The maps as records see them."""
+        return {number: MapView(number, "", tuple(site["id"] for site in layer["sites"]),
+                                {site["id"]: column for column, site in enumerate(layer["sites"])})
+                for number, layer in enumerate(self.found.values())}
 
     def present(self, number: int, fleet: Fleet) -> int:
         """A map that is in use."""

@@ -26,20 +26,26 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dnsd.atlas import population, store
-from dnsd.control import outcome, reckon, reply
+from dnsd.atlas.estimates import Estimates
+from dnsd.control import outcome, reckon, reply, spill
 from dnsd.control.maps import open_table
 from dnsd.control.outcome import NOBODY, Asked, Tally, Told
 from dnsd.control.selfcheck import Asker
 from dnsd.dns import names, types
 from dnsd.image import layout
 from dnsd.image.reading import Image
-from dnsd.image.table import MapTable
+from dnsd.image.record import Plan
+from dnsd.model import Policy, ServiceView
+from dnsd.rtt.table import Table
+from dnsd.steer import spread
 
 NICE: Final = 10
 CPU_S: Final = 90
 SAMPLE: Final = population.CLIENTS
 DATA: Final = 3 << 30
 """Octets of memory the child may take."""
+
+_NO_VIEW: Final = ServiceView(b"", Policy(), 1, frozenset())
 
 Reckon = Callable[[reckon.IPAddress], Mapping[str, float]]
 
@@ -68,9 +74,11 @@ def simulate(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     atlas = store.open_atlas(Path(task["atlas"])) if task["atlas"] else None
     files = [_file(task, number, folder) for number in range(len(task["maps"]))]
     before, after = (_side(task, side, files, atlas) for side in ("before", "after"))
+    _spread(task, after, atlas)
     source, clients = _clients(task, atlas)
     told, placed = [], [_groups(atlas, client.address) for client in clients]
-    load, whole = task["load"] or task["reported"], sum(client.weight for client in clients)
+    whole = sum(client.weight for client in clients)
+    load, said = _load(task)
     sums: tuple[dict[str, float], dict[str, float]] = ({}, {})
     asker = Asker("simulate")
     for name in task["services"]:
@@ -86,11 +94,22 @@ def simulate(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     asked = sum(one["clients_weight"] for one in told)
     return {
         "table": task["table"], "clients": {"source": source, "number": len(clients), "weight": round(whole, 3)},
-        "load": {"units": load, "from": "given" if task["load"] else "reported" if load else None},
+        "load": {"units": load, "from": said},
         "sites": [outcome.filled(site, *(side.get(site["id"], 0.0) / (asked or 1.0) for side in sums), load=load)
                   for site in task["sites"]],
         "moved": _mean(told, "moved", asked), "had_to": _mean(told, "had_to", asked),
         "services": told, "seconds": round(time.monotonic() - began, 2)}
+
+
+def _load(task: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    """Units of load of all clients together, and who says so."""
+    spilling = [one.get("demand") for one in task["spill"].values()]
+    for load, said in ((task["load"], "given"), (task["reported"], "reported")):
+        if load:
+            return load, said
+    if None in spilling or len(spilling) < len(task["services"]) or not spilling:
+        return None, None
+    return sum(spilling), "policy"
 
 
 def _mean(told: Sequence[Mapping[str, Any]], name: str, whole: float) -> float:
@@ -126,17 +145,52 @@ def _side(task: Mapping[str, Any], side: str, files: Sequence[Path | None], atla
     for number in {service["map"] for service in services.values()}:
         file, sites = files[number], task["maps"][number]["sites"]
         if file is not None:
-            image.set_map(number, _table(file, len(sites)))
-        reckoners[number] = _reckoner(atlas, sites)
+            image.set_map(number, open_table(file, len(sites)))
+        reckoners[number] = _reckoner(atlas, sites, reckon.estimates_of(file) if file is not None else None)
     return Side(image, services, reckoners)
 
 
-def _table(file: Path, sites: int) -> MapTable:
-    return open_table(file, sites)
+def _spread(task: Mapping[str, Any], side: Side, atlas: store.Atlas | None) -> None:
+    """Solve the shares of sites for services that spill over, as `control.spill` would, and put them into records."""
+    blocks = _counted_on(task, atlas) if task["spill"] else []
+    for name, given in task["spill"].items():
+        node = side.image.get(names.to_wire(name))
+        table = side.image.maps.get(side.services[name]["map"])
+        if node is None or table is None or "rooms" not in given or not blocks:
+            continue
+        ranked = spill.rank(base64.b64decode(given["record"]), table, blocks)
+        rooms = tuple((site, spread.Room(*room)) for site, *room in given["rooms"])
+        demand = given["demand"] or sum(block.weight for block in blocks)
+        solved = spill.solve(ranked, spill.Wanted(_NO_VIEW, "", rooms, demand, given["low"], given["high"], ""))
+        shares = {room.site: (keep, take)
+                  for (_, room), keep, take in zip(rooms, solved.keep, solved.take, strict=True)}
+        side.image.apply([(node.record, _dressed(side.image.record(node.record), shares))], side.image.stamp)
 
 
-def _reckoner(atlas: store.Atlas | None, sites: Sequence[Mapping[str, Any]]) -> Reckon:
-    """Milliseconds to a map's sites, shifts included."""
+def _counted_on(task: Mapping[str, Any], atlas: store.Atlas | None) -> list[spill.Block]:
+    """The clients that shares are solved for: the node's, not those who ask here."""
+    if task["counted_on"]:
+        return spill.fewer(spill.read(Path(task["counted_on"])))
+    measured = Table.read(Path(task["rtt"])) if task["rtt"] else None
+    if measured is not None and len(measured.blocks) >= population.LEAST:
+        return spill.fewer(spill.seen(measured))
+    return [] if atlas is None else spill.fewer([
+        spill.Block(False, int(network.network_address), weight) for network, weight in population.sample(atlas)])
+
+
+def _dressed(record: bytes, shares: Mapping[int, tuple[int, int]]) -> bytes:
+    """A record with these shares by site."""
+    made, at = bytearray(record), layout.RECORD.size + 4 * (layout.LEVELS + layout.MATCHES)
+    for number in range(len(Plan(record).candidates)):
+        place = at + number * layout.ENDPOINT.size
+        one = dict(zip(layout.ENDPOINT.names, layout.ENDPOINT.unpack_from(record, place), strict=True))
+        keep, take = shares.get(one["site"], (one["keep"], one["take"]))
+        made[place : place + layout.ENDPOINT.size] = layout.ENDPOINT.pack(**one | {"keep": keep, "take": take})
+    return bytes(made)
+
+
+def _reckoner(atlas: store.Atlas | None, sites: Sequence[Mapping[str, Any]], estimates: Estimates | None) -> Reckon:
+    """Milliseconds to a map's sites, shifts included: in estimates they are already."""
     places = [reckon.Place(site["id"], site["latitude"], site["longitude"]) for site in sites]
     shifts = {site["id"]: site["shift_ms"] for site in sites if "shift_ms" in site}
     memo: dict[reckon.IPAddress, dict[str, float]] = {}
@@ -145,8 +199,9 @@ def _reckoner(atlas: store.Atlas | None, sites: Sequence[Mapping[str, Any]]) -> 
         if atlas is None:
             return {}
         if address not in memo:
-            memo[address] = {site: one.ms for site, one in
-                             reckon.by_distance(atlas, address, places, shifts).items()}
+            found = (reckon.by_distance(atlas, address, places, shifts) if estimates is None
+                     else reckon.by_estimates(estimates, atlas, address))
+            memo[address] = {site: one.ms for site, one in found.items()}
         return memo[address]
     return of
 

@@ -150,7 +150,7 @@ class Spills:
         if not blocks or now is None or (before is not None and before.wanted == now):
             return
         began = time.monotonic()
-        key = compile_service.record(_whole(now.view), {map_view.id: map_view}), map_view.file, source
+        key = compile_service.record(whole(now.view), {map_view.id: map_view}), map_view.file, source
         known = self._ranked.get(name)
         if known is None or known[0] != key:
             known = self._ranked[name] = key, await asyncio.to_thread(rank, key[0], table, blocks)
@@ -290,7 +290,7 @@ def _reported(fleet: Fleet, name: str, resolved: Resolved, spill: Spill) -> floa
                for site, found in levels.items())
 
 
-def _whole(view: ServiceView) -> ServiceView:
+def whole(view: ServiceView) -> ServiceView:
     """The view as if nothing were dead: whose order of sites does not depend on that."""
     found = sorted((*view.live, *view.ghosts), key=lambda one: (one.id, one.a is None))
     return replace(view, ghosts=(), live=tuple(replace(one, keep=WHOLE, take=0) for one in found))

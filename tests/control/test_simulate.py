@@ -17,6 +17,7 @@ from dnsd.atlas import derive
 from dnsd.control import reply, simulate, simulating, whatif
 from dnsd.control.maps import Maps
 from dnsd.control.simulate import BusyError, FailedError, Simulator
+from dnsd.control.spill import Spills
 from dnsd.control.whatif import ImpossibleError, Question
 from dnsd.dns import names, types
 from dnsd.registry.fields import Model
@@ -297,3 +298,34 @@ async def test_nothing_changes(node: Node) -> None:
     assert node.rig.publisher.live.stamp == stamp
     assert {path: path.stat().st_mtime_ns for path in state.rglob("*")} == files
     assert sorted(path.name for path in node.maps.dir.iterdir()) == maps
+
+
+SPILL = {"policy": {"spill": {"demand": 100}}}
+
+
+async def test_spilling_over(node: Node) -> None:
+    """Shares are solved anew for what would be: nobody is filled beyond its watermark where another has room."""
+    for id_, place in PLACES.items():
+        node.rig.put(site(id_, *place).model_copy(update={"capacity": 60}))
+    node.rig.put(service(**SPILL))
+    spills = Spills(node.rig.views, node.rig.publisher, node.maps, None, clock=node.rig.clock)
+    await node.follow()
+    await spills.turn()
+    await node.rig.publish()
+    told = await node.simulate(clients=[], lost=["berlin"])
+    [one] = told["services"]
+    assert told["load"] == {"units": 100, "from": "policy"}
+    assert one["had_to"] == pytest.approx(one["before"]["sites"]["berlin"], abs=1e-5)
+    sites = {each["site"]: each for each in told["sites"]}
+    assert sites["berlin"]["load_after"] == 0
+    assert all(each["used_after"] < 0.96 for each in told["sites"])
+    assert sum(each["load_after"] > each["load_before"] + 1 for each in told["sites"]) >= 2, "to several"
+    node.rig.put(override("site", "berlin", "down"))
+    await node.follow()
+    await spills.turn()
+    await node.rig.publish()
+    view = node.rig.publisher.live.published[names.to_wire(SERVICE)]
+    shares = {e.site: (e.keep, e.take) for e in view.live}
+    again = await node.simulate(clients=[])
+    assert again["moved"] == 0
+    assert again["services"][0]["after"]["sites"] == one["after"]["sites"], shares
