@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from dnsd.control import standing
+from dnsd.control import mapplan, standing
 from dnsd.control.standing import Candidate, Kept, Measured, Sifted
 from dnsd.control.state import Fleet
 from dnsd.control.weights import Part, Place, placed
@@ -164,7 +164,7 @@ def resolve(fleet: Fleet, name: str, memory: Memory, now_ms: int, map_id: int = 
 def _ghosts(fleet: Fleet, name: str, members: tuple[Member, ...], where: Mapping[str, Place], health: Health,
             now_ms: int) -> tuple[EndpointView, ...]:
     """What is not answered but keeps its clients together (`steer.spill`): what is down or taken out, and of sites that
-    have nothing left what ended there within a day. What never was up has no clients."""
+    have nothing left what ended there within ten minutes. What never was up has no clients."""
     scale: dict[int, float] = {}  # weights of what is answered may have been multiplied
     found = []
     for m in members:
@@ -179,7 +179,7 @@ def _ghosts(fleet: Fleet, name: str, members: tuple[Member, ...], where: Mapping
     here = {m.endpoint.site for m in members}
     for grave in fleet.ended.get(name, {}).values():
         one = grave.endpoint
-        young = now_ms < grave.at_ms + LAST_GOOD_MS
+        young = now_ms < grave.at_ms + mapplan.LINGER_MS  # so long maps keep its column
         if young and not grave.revoked and one.site in fleet.sites and one.site not in here:
             both = {types.A: one.a, types.AAAA: one.aaaa}
             found.append((one, {key: value for key, value in both.items() if value}, scale.get(one.tier, 1.0)))

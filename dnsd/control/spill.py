@@ -33,7 +33,7 @@ from dnsd.image import layout
 from dnsd.image.record import V6_BLOCK, Plan
 from dnsd.image.table import MapTable
 from dnsd.model import ServiceView
-from dnsd.registry.models import Spill
+from dnsd.registry.models import Site, Spill
 from dnsd.rtt.table import Table
 from dnsd.steer import spread
 from dnsd.steer.spill import WHOLE
@@ -101,6 +101,7 @@ class Spills:
         self.solved = 0
         self._raw: dict[str, Resolved] = {}  # as resolved, without shares
         self._found: dict[str, Found] = {}
+        self._looked: dict[str, tuple[Resolved, str, str, list[Site | None]]] = {}  # as of the last turn
         self._ranked: dict[str, tuple[tuple[bytes, str, str], Ranked]] = {}
         self._blocks: tuple[str, list[Block]] = ("", [])
         views.spread = self.dress
@@ -108,7 +109,7 @@ class Spills:
     def dress(self, name: str, resolved: Resolved) -> Resolved:
         """A service as resolved, with the shares that its sites have now."""
         if not resolved.view.policy.spill:
-            for kept in (self._raw, self._found, self._ranked):
+            for kept in (self._raw, self._found, self._ranked, self._looked):
                 kept.pop(name, None)
             return resolved
         self._raw[name] = resolved
@@ -125,7 +126,7 @@ class Spills:
         """Solve for the services of which something has changed; those whose shares are others are published."""
         for name in list(self._raw):
             if name not in self.views.fleet.services:
-                for kept in (self._raw, self._found, self._ranked):
+                for kept in (self._raw, self._found, self._ranked, self._looked):
                     kept.pop(name, None)
                 continue
             try:
@@ -140,13 +141,17 @@ class Spills:
         map_view, table = self.publisher.maps.get(view.map_id), self.publisher.tables.get(view.map_id)
         if map_view is None or table is None or not (view.live or view.ghosts):
             return
-        source = self._source()
+        source, sites = self._source(), self.views.fleet.sites
+        looked = self._raw[name], map_view.file, source, [sites.get(one) for one in map_view.sites]
+        if self._looked.get(name) == looked and self._looked[name][0] is looked[0]:
+            return
         if self._blocks[0] != source:
             self._blocks = source, await asyncio.to_thread(self._read)
         blocks = self._blocks[1]
         given = sum(block.weight for block in blocks) if self.clients is not None else 0.0
         now = wanted(self.views.fleet, name, self._raw[name], map_view.file, given, source)
         before = self._found.get(name)
+        self._looked[name] = looked
         if not blocks or now is None or (before is not None and before.wanted == now):
             return
         began = time.monotonic()
@@ -155,6 +160,8 @@ class Spills:
         if known is None or known[0] != key:
             known = self._ranked[name] = key, await asyncio.to_thread(rank, key[0], table, blocks)
         solved = await asyncio.to_thread(solve, known[1], now)
+        if name not in self._raw:
+            return  # it has ceased to spill over meanwhile
         self._found[name] = found = Found(now, solved, time.monotonic() - began)
         self.solved += 1
         self.fault = ""
