@@ -22,7 +22,7 @@ from dnsd.control.clock import Clock
 from dnsd.control.deciding import Fence
 from dnsd.control.health import Health, Said
 from dnsd.control.publish import Publisher
-from dnsd.control.removed import moved
+from dnsd.control.removed import carried
 from dnsd.control.resolve import Removals
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
@@ -106,8 +106,11 @@ class Judge:
 
     def keep(self, service: str, removals: Removals) -> None:
         """Remember this: for the next time, a successor, or when this node is alone."""
-        if self.decided(service):  # by the clock of the one that did
-            removals = moved(removals, self.builder.arrivals.ahead_ms(self.fleet.verdicts[service]))
+        if self.decided(service):
+            verdict = self.fleet.verdicts[service]
+            removals = carried(
+                removals, removals_of(verdict), self.own.removals(service),
+                ahead_ms=self.builder.arrivals.ahead_ms(verdict), now_ms=self.clock.unix_ms())
         self.own.keep(service, removals)
 
     def decided(self, service: str) -> int:

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from typing import Final
 
 from dnsd.control.clock import Clock
-from dnsd.control.resolve import Removals
+from dnsd.control.resolve import PAST, Removals
 from dnsd.registry.models import Verdict
-from dnsd.steer.limits import Removal
+from dnsd.steer.limits import WINDOW_MS, Removal
 
 AGREE_MS: Final = 500
 """Clocks that differ by no more are taken to agree: it is the way of a verdict, or noise."""
@@ -92,6 +92,25 @@ class Arrivals:
     def forget(self, service: str) -> None:
         """There is no such service any more."""
         self._met.pop(service, None)
+
+
+def carried(found: Removals, decided: Removals, mine: Removals, *, ahead_ms: int, now_ms: int) -> Removals:
+    """What a node remembers while it goes by what was `decided`, and `found` follows from that: the decided, by its own
+    clock; what it leaves out by itself, because nothing is decided of it yet, since it does; and what it has left out
+    before, for its minute: it may be alone again before that is over.
+    """
+    kept: dict[int, tuple[Removal, ...]] = {}
+    for key in sorted({key & ~PAST for key in (*found, *mine)}):
+        known = {one.id for one in (*decided.get(key, ()), *decided.get(key | PAST, ()))}
+        was = {one.id: one.at_ms for one in (*mine.get(key | PAST, ()), *mine.get(key, ()))}
+        for part in (key, key | PAST):
+            kept[part] = tuple(
+                Removal(id_, at_ms + ahead_ms if id_ in known else was.get(id_, now_ms))
+                for id_, at_ms in found.get(part, ()))
+        there = {one.id for one in (*kept[key], *kept[key | PAST])}
+        kept[key | PAST] += tuple(Removal(id_, at_ms) for id_, at_ms in sorted(was.items())
+                                  if id_ not in there and now_ms - at_ms < WINDOW_MS)
+    return kept
 
 
 def moved(removals: Removals, by_ms: int) -> Removals:

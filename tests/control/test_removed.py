@@ -9,10 +9,11 @@ import pytest
 import pytest_asyncio
 
 from dnsd.control import healthfile
-from dnsd.control.removed import Arrivals, Removed, moved
+from dnsd.control.removed import Arrivals, Removed, carried, moved
+from dnsd.control.resolve import PAST
 from dnsd.registry.models import Verdict
 from dnsd.steer.limits import Removal
-from tests.control.fleet_samples import NOW
+from tests.control.fleet_samples import NOW, endpoint
 from tests.control.judging import World
 from tests.control.rig import FakeClock
 
@@ -90,6 +91,36 @@ async def test_a_node_that_is_alone_has_no_more_room_by_its_clock(world: World, 
     assert out(world, node.name) == 3, "a minute has not passed"
     await world.pass_s(12)
     assert out(world, node.name) == 6, "it has"
+
+
+@pytest.mark.asyncio
+async def test_what_is_not_decided_yet_was_taken_when_it_was_seen_here(world: World) -> None:
+    """The last decision is old, and what this node takes away of what is new is not as old as that."""
+    for node in world.nodes.values():
+        node.builder.fence = lambda: None  # somebody builds, but comes to nothing
+    await world.pass_s(65)
+    world.put(endpoint("new", "192.0.2.9", site="one"))
+    await world.pass_s(2)
+    world.see([9], False)
+    await world.pass_s(3)
+    assert all(node.judge.together for node in world.nodes.values())
+    assert {len(node.answers()["api.example.com"]) for node in world.nodes.values()} == {9}
+    world.store.away = True
+    world.see(range(6), False)
+    await world.pass_s(5)
+    assert {len(node.answers()["api.example.com"]) for node in world.nodes.values()} == {6}, "one and three of ten"
+
+
+def test_what_is_remembered_while_others_decide() -> None:
+    old, new = NOW - 61_000, NOW - 10_000
+    decided = {1: (Removal("d", 100),), 1 | PAST: (Removal("p", 90),)}
+    found = {1: (Removal("d", 100), Removal("here", 100), Removal("now", 100)), 1 | PAST: (Removal("p", 90),)}
+    mine = {1: (Removal("here", new), Removal("back", new), Removal("long", old)), 28 | PAST: (Removal("six", new),)}
+    kept = carried(found, decided, mine, ahead_ms=7, now_ms=NOW)
+    assert {key: some for key, some in kept.items() if some} == {
+        1: (Removal("d", 107), Removal("here", new), Removal("now", NOW)),
+        1 | PAST: (Removal("p", 97), Removal("back", new)), 28 | PAST: (Removal("six", new),)}
+    assert carried({}, {}, {}, ahead_ms=7, now_ms=NOW) == {}
 
 
 def test_times_move_with_the_clock_that_they_are_by() -> None:
