@@ -14,7 +14,7 @@ goes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,9 @@ LEAST: Final = 3
 LOW: Final = 0.35
 HIGH: Final = 0.8
 WIDE: Final = 0.75
-"""How far a reporter's middle may be below and above that of all, and how wide its own values; ln of a ratio."""
+WIDER: Final = 2.5
+"""How far a reporter's middle may be below and above that of all, and how wide its own values, or how many times as
+wide as is usual; natural logarithms of ratios."""
 
 AGAINST: Final = -0.25
 SPREAD: Final = 0.3
@@ -49,8 +51,8 @@ which spread of distances on it is looked at."""
 NEAR_KM: Final = 1000
 NEAR: Final = 20
 NEAR_MS: Final = 80.0
-"""So many ms more than distance lets expect the middle of at least twenty near clients may be: far ones may have a
-detour over another continent, near ones have none, but that one place of them is known wrongly."""
+"""So many ms more than that of others the middle of at least twenty near clients may be: far ones may have a detour
+over another continent, near ones have none, but that one place of them is known wrongly."""
 
 FAST: Final = 0.15
 FAST_LEAST: Final = 100
@@ -93,25 +95,46 @@ def _strange(who: NDArray[np.int64], rtt: NDArray[np.float64], km: NDArray[np.ui
     of, ratio, beyond, near, away = of[order], ratio[order], beyond[order], near[order], away[order]
     ends = np.searchsorted(of, np.arange(count + 1))
     middles = {one: ratio[ends[one] : ends[one + 1]] for one in range(1, count) if ends[one + 1] - ends[one] >= CELLS}
-    offsets = {one: float(np.median(some)) for one, some in middles.items()}
-    if len(offsets) < LEAST:
+    if len(middles) < LEAST:
         return {}
-    usual = float(np.median(list(offsets.values())))
-    found = {}
-    for one, some in middles.items():
-        scale = TIGHTER if was[one] else 1.0
-        mine = slice(ends[one], ends[one + 1])
-        near_ms = float(np.median(beyond[mine][near[mine]])) if np.count_nonzero(near[mine]) >= NEAR else 0.0
-        off, wide = offsets[one] - usual, 1.4826 * float(np.median(np.abs(some - offsets[one])))
-        if off < -LOW * scale:
-            found[one] = f"its clients are {100 * (1 - np.exp(off)):.0f} % nearer than distance lets expect"
-        elif off > HIGH * scale:
-            found[one] = f"its clients are {np.exp(off):.1f} times as far as distance lets expect"
-        elif near_ms > NEAR_MS * scale:
-            found[one] = f"its near clients are {near_ms:.0f} ms farther than distance lets expect"
-        elif wide > WIDE * scale or _along(away[mine], some + away[mine]) < AGAINST * scale:
-            found[one] = "what it measures has little to do with distance"
-    return found
+    seen = {one: _seen(some, away[ends[one] : ends[one + 1]], beyond[ends[one] : ends[one + 1]],
+                       near[ends[one] : ends[one + 1]]) for one, some in middles.items()}
+    usual = Seen(*(float(np.nanmedian(column)) if np.isfinite(column).any() else 0.0
+                   for column in np.array(list(seen.values())).T))
+    found = {one: why for one, this in seen.items() if (why := _why(this, usual, TIGHTER if was[one] else 1.0))}
+    # where distance speaks against so many it is distance that is wrong: of these clients, or of these sites
+    return found if len(found) <= max(1, int(len(seen) * MOST)) else {}
+
+
+class Seen(NamedTuple):
+    """What distance makes of one reporter: the middle of its ratios, how wide they are, how they go along with
+    distance, how many ms more the middle of its near clients is (NaN: too few of them)."""
+
+    middle: float
+    wide: float
+    along: float
+    near_ms: float
+
+
+def _seen(ratio: NDArray[np.float64], away: NDArray[np.float64], beyond: NDArray[np.float64],
+          near: NDArray[np.bool_]) -> Seen:
+    middle = float(np.median(ratio))
+    near_ms = float(np.median(beyond[near])) if np.count_nonzero(near) >= NEAR else float("nan")
+    return Seen(middle, 1.4826 * float(np.median(np.abs(ratio - middle))), _along(away, ratio + away), near_ms)
+
+
+def _why(this: Seen, usual: Seen, scale: float) -> str:
+    """What is strange about a reporter, beside what is usual; empty: nothing."""
+    off, near_ms = this.middle - usual.middle, this.near_ms - max(usual.near_ms, 0.0)
+    if off < -LOW * scale:
+        return f"its clients are {100 * (1 - np.exp(off)):.0f} % nearer than those of others"
+    if off > HIGH * scale:
+        return f"its clients are {np.exp(off):.1f} times as far as those of others"
+    if near_ms > NEAR_MS * scale:
+        return f"its near clients are {near_ms:.0f} ms farther than those of others"
+    if this.wide > max(WIDE, WIDER * usual.wide) * scale or this.along < min(usual.along, 0.0) + AGAINST * scale:
+        return "what it measures has little to do with distance"
+    return ""
 
 
 def _along(expected: NDArray[np.float64], said: NDArray[np.float64]) -> float:

@@ -80,6 +80,18 @@ def test_nobody_is_judged_by_one_other() -> None:
     assert trust.judged(cells, 0, {}) == {}
 
 
+def test_where_distance_speaks_against_many_it_is_distance_that_is_wrong() -> None:
+    """All clients are behind satellites; or six of ten reporters are strange: nobody is left out for it."""
+    rng = np.random.default_rng(1)
+    km, ms = made_up(rng)
+    for odd in (range(10), range(6)):
+        cells = Cells()
+        for site in range(10):
+            said = rng.uniform(500, 700, len(ms)) if site in odd else ms[:, site]
+            measured(cells, f"agent-{site}", site, km[:, site], said)
+        assert trust.judged(cells, 0, {}) == {}
+
+
 def test_who_sends_much_that_is_faster_than_light() -> None:
     cells = Cells()
     told = {"a": (1000.0, 300.0), "b": (1000.0, 140.0), "c": (200.0, 90.0)}
