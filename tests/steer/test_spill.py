@@ -56,6 +56,12 @@ def test_nobody_takes_anything_so_the_first_alive_does() -> None:
     assert answers(way((1, False, 0, 0), (2, False, WHOLE, WHOLE)), 50) == {-1: 50}
 
 
+def test_whom_its_own_site_does_not_keep_is_not_taken_by_it() -> None:
+    found = answers(way((1, True, 0, WHOLE), (2, True, WHOLE, 20), (3, True, WHOLE, 20)))
+    assert found[0] == 0
+    assert abs(found[1] / CLIENTS - 0.5) < 0.02
+
+
 def test_one_dead_endpoint_of_a_site_changes_nothing_between_sites() -> None:
     site = way((1, False, WHOLE, 0), (2, True, WHOLE, WHOLE), (1, True, WHOLE, 0))
     assert answers(site, 50) == {1: 50}  # in the order of its draw the other site stands before
