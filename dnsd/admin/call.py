@@ -80,7 +80,6 @@ class Control(Protocol):
     async def explain(self, name: str, type: str, client: str | None, ecs: str | None) -> dict[str, Any]:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
 
-    @property
     def fleet(self) -> Fleet:
         """The fleet that is served."""
 

@@ -57,7 +57,7 @@ async def simulate(call: Call) -> web.Response:
     asked = await asyncio.to_thread(problem.parse, Simulation, await call.body())
     wanted: list[fleet.Wanted] = []
     if asked.change != bodies.Fleet():
-        wanted = await asyncio.to_thread(_wanted, asked.change, loaded(call.control.fleet))
+        wanted = await asyncio.to_thread(_wanted, asked.change, loaded(call.control.fleet()))
     objects.fit(call, [("/change" + one.place, one.change.value) for one in wanted])
     try:
         return answer(await call.control.simulate([one.change for one in wanted], asked))

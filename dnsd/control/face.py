@@ -175,7 +175,6 @@ class Control:
         """How a query would be answered now, with every part; ValueError says what is wrong with the question."""
         return await self.explainer.told(name, type, client, ecs)
 
-    @property
     def fleet(self) -> Fleet:
         """The fleet that is served."""
         return self.views.fleet

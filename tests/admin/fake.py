@@ -238,7 +238,6 @@ class FakeControl:
         there = service in self.registry.objects[Kind.SERVICE]
         return {"service": service, "endpoints": []} if there else None
 
-    @property
     def fleet(self) -> Fleet:
         made = Fleet(self.registry.version)
         made.sites, made.services = self.registry.values(Kind.SITE), self.registry.values(Kind.SERVICE)
@@ -252,7 +251,7 @@ class FakeControl:
         """As the real one says it, of no clients; `cannot` is what it raises."""
         if self.cannot is not None:
             raise self.cannot
-        imagined = whatif.imagine(self.fleet, changes, question, 1)
+        imagined = whatif.imagine(self.fleet(), changes, question, 1)
         return {
             "changes": list(imagined.words), "version": self.registry.version, "atlas": None, "table": None,
             "clients": {"source": "given", "number": 0, "weight": 0.0}, "load": {"units": None, "from": None},

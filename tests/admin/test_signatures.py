@@ -13,7 +13,7 @@ from dnsd.registry.store import Registry
 from tests.admin.fake import FakeControl, FakeRegistry
 
 FACE = ("status", "ready", "wait_version", "explain", "misplaced", "stands", "endpoint", "report", "measure",
-        "registered", "reload")
+        "registered", "reload", "simulate", "fleet")
 REGISTRY = ("load", "get", "list", "put", "delete", "apply", "acquire", "renew", "release", "audit")
 
 
