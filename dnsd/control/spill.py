@@ -307,6 +307,7 @@ def rank(record: bytes, table: MapTable, blocks: Sequence[Block]) -> Ranked:
     """The order of sites of each client, by a record in which all are alive."""
     plan = Plan(record)
     found = []
+    orders: dict[tuple[int, ...], tuple[int, ...]] = {}
     for v6, address, weight in blocks:
         if v6:
             row, block, cut = table.find6(address, 56)[0], address >> 72 | V6_BLOCK, layout.ECS_MAX6 - plan.split6
@@ -316,8 +317,8 @@ def rank(record: bytes, table: MapTable, blocks: Sequence[Block]) -> Ranked:
         seed = plan.seed(block >> cut << cut, 0)
         groups = plan.groups(type_, row, table if plan.uses_client else None)
         order = tuple(dict.fromkeys(stand.spread.site for stand in plan.way(type_, groups, seed)))
-        if order:
-            found.append((weight, seed, order))
+        if order:  # of equal ones one is kept
+            found.append((weight, seed, orders.setdefault(order, order)))
     return Ranked(tuple(found))
 
 
