@@ -50,7 +50,7 @@ def told(node: Node) -> dict[str, Any]:
     return found
 
 
-def table(node: Node, number: int, seconds: float = 25.0) -> None:
+def table(node: Node, number: int, seconds: float = 40.0) -> None:
     until(lambda: told(node)["table"]["number"] >= number, seconds, f"table {number}: {told(node)}")
 
 
@@ -68,18 +68,18 @@ def test_measurements_move_the_answer_and_survive_the_child_the_process_and_the_
     [pid] = node.children("dnsd.rtt.child")
     assert told(node)["last"]["decided"] == 2
     assert len(list((node.state / "rtt").glob("*.table"))) == 1
-    until(lambda: answer(node, CLIENT) == ["192.0.2.2"], 15, "the measured site")
+    until(lambda: answer(node, CLIENT) == ["192.0.2.2"], 40, "the measured site")
 
     os.kill(pid, signal.SIGKILL)
     began = last = time.monotonic()
     while told(node)["table"]["number"] < 2:  # the other site is nearer from now on
-        assert time.monotonic() - began < 45, told(node)
+        assert time.monotonic() - began < 60, told(node)
         if time.monotonic() - last > 2:
             last = time.monotonic()
             post(node, ams_ms=15, sin_ms=220)
         time.sleep(0.2)
     assert deciding(node) not in (None, pid)
-    until(lambda: answer(node, CLIENT) == ["192.0.2.1"], 15, "the site that is nearer now")
+    until(lambda: answer(node, CLIENT) == ["192.0.2.1"], 40, "the site that is nearer now")
 
     metrics = node.api("GET", "/metrics").body
     assert "dnsd_measured_number 2" in metrics
