@@ -130,7 +130,7 @@ class Maps:
             "map": number, "file": view.file, "sites": list(view.sites),
             "rows": self.tables[number].rows if number in self.tables else 0,
             "services": sum(1 for name in self.fleet.services if self._assigned.get(name) == number),
-            **self._reports.get(view.file, {}),
+            "measured": self._measured(view.sites) is not None, **self._reports.get(view.file, {}),
         } for number, view in sorted(self.views.items())]
 
     async def _due(self) -> None:

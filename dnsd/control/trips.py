@@ -48,7 +48,7 @@ class Trips:
         state = self.measured.state
         reporters = state.get("reporters", {})
         distrusted = {name: one["distrusted"] for name, one in reporters.items() if "distrusted" in one}
-        used = [one for one in self.maps.described() if one.get("rtt", {}).get("used")]
+        used = [one for one in self.maps.described() if one["measured"]]
         return {"maps": {"measured": len(used), "churn": max((one.get("churn") or 0.0 for one in used), default=0.0)},
                 "intake": self.intake.described(), "table": self.measured.described(),
                 "deciding": self.deciding.described(), "last": summary(state), "distrusted": distrusted}

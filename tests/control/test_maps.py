@@ -315,6 +315,7 @@ async def test_measured_round_trips_make_another_table_and_none_the_same(tmp_pat
     assert made.maps.views[0].file != plain
     [told] = made.maps.described()
     assert "used" in told["rtt"]
+    assert told["measured"]
     assert told["churn"] is not None
     made.maps.measured(tmp_path / "rtt.table", Table.zeros(("elsewhere",), blocks))  # of no site of ours
     await made.round()
