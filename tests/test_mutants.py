@@ -37,6 +37,7 @@ TESTS: Final = {
     "outcome": ["tests/control/test_outcome.py"],
     "affinity": ["tests/atlas/test_affinity.py"],
     "laws": ["tests/machine/test_laws.py"],
+    "removed": ["tests/control/test_removed.py", "tests/control/test_views.py", "tests/control/test_local.py"],
 }
 
 MUTANTS: Final = [
@@ -213,6 +214,13 @@ MUTANTS: Final = [
     ("laws", "dnsd/registry/leases.py", "[renewal.id, str(renewal.fence)", "[renewal.id, str(renewal.fence + 1)"),
     ("laws", "dnsd/control/builder.py", "self.arrivals.ahead_ms(before))", "0)"),
     ("laws", "dnsd/control/removed.py", "moved(kept, self._jumped())", "kept"),
+    ("removed", "dnsd/control/removed.py", "if id_ in known else was.get(id_, now_ms))", "+ 0 * now_ms)"),
+    ("removed", "dnsd/control/removed.py", "was.get(id_, now_ms))", "now_ms)"),
+    ("removed", "dnsd/control/removed.py", "if id_ not in there and now_ms - at_ms < WINDOW_MS)", "if False)"),
+    ("removed", "dnsd/control/removed.py", "known[0] is verdict or known[0] == verdict", "known[0] is verdict"),
+    ("removed", "dnsd/control/removed.py", "- self._jumped() - at_ms", "* 0"),
+    ("removed", "dnsd/control/views.py", "self._asof_ms = min(first, now_ms), max(last, now_ms)", "pass"),
+    ("removed", "dnsd/control/local.py", "self._ends_s[override.key] - self.clock.monotonic())", "float('inf'))"),
     ("laws", "dnsd/control/votes.py", "and not self._marks.get(node, UNMARKED)[1]", "and True"),
 ]
 

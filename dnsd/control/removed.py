@@ -78,8 +78,8 @@ class Arrivals:
     def meet(self, verdict: Verdict, at_s: float | None = None) -> None:
         """It is what holds, now or since a moment of the monotonic clock."""
         known = self._met.get(verdict.service)
-        if known is not None and (known[0] is verdict or known[0] == verdict):
-            at_s = known[1] if at_s is None else min(at_s, known[1])
+        if at_s is None and known is not None and (known[0] is verdict or known[0] == verdict):
+            at_s = known[1]
         self._met[verdict.service] = verdict, self._clock.monotonic() if at_s is None else at_s
 
     def ahead_ms(self, verdict: Verdict) -> int:
