@@ -241,4 +241,5 @@ def summary(state: Mapping[str, Any]) -> dict[str, Any]:
     """What of a table's state is for people."""
     kept = ("number", "at_ms", "by", "cells", "decided", "waiting", "crowded", "evicted", "damaged", "round",
             "reporters", "between")
-    return {name: state[name] for name in kept if name in state}
+    none = {"round": {"churn": 0.0, "moved": 0, "deferred": 0}, "damaged": 0}
+    return none | {name: state[name] for name in kept if name in state}

@@ -99,7 +99,7 @@ class Measured:
     def described(self) -> dict[str, Any]:
         """For people and metrics."""
         if self.table is None:
-            return {"number": 0, "blocks": 0, "sites": 0, "age_s": None, "digest": None, "corrupt": len(self.corrupt)}
+            return {"number": 0, "blocks": 0, "sites": 0, "age_s": 0.0, "digest": None, "corrupt": len(self.corrupt)}
         return {"number": self.table.number, "blocks": len(self.table.blocks), "sites": len(self.table.sites),
                 "age_s": round(self.age_s() or 0.0, 1), "digest": self.table.digest, "corrupt": len(self.corrupt)}
 
