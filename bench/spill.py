@@ -32,6 +32,7 @@ from servers import Node, write_config
 
 from dnsd.control import reply
 from dnsd.dns import names, types
+from dnsd.steer import distance
 
 LOAD, HIGH, UNIT = 0.7, 0.95, 100
 BATCH: Final = 64
@@ -50,9 +51,12 @@ def main() -> int:
     """The command."""
     parser = results.arguments(__doc__)
     parser.add_argument("--preset", default="geo", choices=["geo", "latency"])
+    parser.add_argument("--low", type=int, default=80, help="the policy's `low`")
     options = parser.parse_args()
     with (results.ROOT / "data" / "clients" / "clients_v4.csv").open(newline="") as lines:
-        clients = [ipaddress.IPv4Network(row["prefix"]) for row in csv.DictReader(lines)]
+        known = list(csv.DictReader(lines))
+    clients = [ipaddress.IPv4Network(row["prefix"]) for row in known]
+    places = [(float(row["latitude"]), float(row["longitude"])) for row in known]
     with tempfile.TemporaryDirectory(prefix="dnsd-spill-") as folder:
         home = Path(folder)
         (home / "clients.csv").write_text("".join(f"{prefix},{UNIT}\n" for prefix in clients))
@@ -62,35 +66,38 @@ def main() -> int:
             node.cli("data", "build")
         try:
             node.start()
-            rows, summary = run(node, clients, SITES[:3] if options.quick else SITES, options.preset)
+            dying = SITES[:3] if options.quick else SITES
+            rows, summary = run(node, clients, dying, options.preset, options.low, places)
         finally:
             node.stop()
     print(json.dumps({"rows": rows, **summary}, indent=1))
     results.put(options.out, "spill", [
         "## A site dies", "",
-        f"{len(clients)} clients of data/clients, ten sites at 70 % load, `{options.preset}`, one after the other "
+        f"{len(clients)} clients of data/clients, ten sites at 70 % load, `{options.preset}`, `low` {options.low}, one "
+        "after the other "
         f"forced down, asked over UDP. {results.machine()}.",
         *results.table(
             ["site", "clients", "moved", "had to", "others moved", "heirs", "fullest after", "next best alone",
-             "back as before", "solved after, s"],
+             "ms by distance", "ms next best", "back as before", "solved after, s"],
             [[row["site"], str(row["clients"]), f"{row['moved']:.2%}", f"{row['had_to']:.2%}", str(row["others"]),
-              str(row["heirs"]), f"{row['fullest']:.1%}", f"{row['alone']:.1%}", str(row["back"]),
+              str(row["heirs"]), f"{row['fullest']:.1%}", f"{row['alone']:.1%}", f"{row['ms']:.0f}",
+              f"{row['ms_alone']:.0f}", str(row["back"]),
               f"{row['seconds']:.2f}"] for row in rows]),
         f"Fullest site before: {summary['before']:.1%}. Scopes under /20: {summary['wide']}. Blocks of one scope "
         f"with different answers: {summary['apart']}."])
     return 0 if all(row["others"] == 0 and row["fullest"] <= HIGH and row["back"] for row in rows) else 1
 
 
-def run(node: Node, clients: Sequence[ipaddress.IPv4Network], dying: Sequence[Any],
-        preset: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def run(node: Node, clients: Sequence[ipaddress.IPv4Network], dying: Sequence[Any], preset: str, low: int,
+        places: Sequence[tuple[float, float]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of all deaths, and what holds for all."""
-    apply(node, {}, preset, spill=False)
+    apply(node, {}, preset, None)
     nodes.settled(node)
     calm = ask(node, clients)
     natives = Counter(site for site, _ in calm)
     capacity = {site[0]: round(natives[site[0]] * UNIT / LOAD) or 1 for site in SITES}
-    alone = {site[0]: fullest(deaths(node, clients, site[0], settle=0.5), capacity) for site in dying}
-    apply(node, capacity, preset, spill=True)
+    alone = {site[0]: deaths(node, clients, site[0], settle=0.5) for site in dying}
+    apply(node, capacity, preset, low)
     wait(node, lambda told: told["services"] and told["services"][0]["fits"])
     before = ask(node, clients)
     rows = []
@@ -111,7 +118,8 @@ def run(node: Node, clients: Sequence[ipaddress.IPv4Network], dying: Sequence[An
         rows.append({
             "site": id_, "clients": had, "moved": len(moved) / len(clients), "had_to": had / len(clients),
             "others": sum(1 for was, _ in moved if was != id_), "heirs": len({now for _, now in moved}),
-            "fullest": fullest(after, capacity), "alone": alone[id_], "seconds": seconds,
+            "fullest": fullest(after, capacity), "alone": fullest(alone[id_], capacity),
+            "ms": far(before, after, id_, places), "ms_alone": far(before, alone[id_], id_, places), "seconds": seconds,
             "back": ask(node, clients) == before})
         print(rows[-1], file=sys.stderr, flush=True)
     split: dict[tuple[int, int], set[str]] = {}
@@ -121,6 +129,14 @@ def run(node: Node, clients: Sequence[ipaddress.IPv4Network], dying: Sequence[An
     return rows, {
         "before": fullest(before, capacity), "wide": sum(1 for _, scope in before if scope < 20),
         "apart": sum(1 for sites in split.values() if len(sites) > 1)}
+
+
+def far(before: Answers, after: Answers, dead: str, places: Sequence[tuple[float, float]]) -> float:
+    """Mean milliseconds by distance of the dead site's clients to where they went."""
+    at = {site[0]: (site[1], site[2]) for site in SITES}
+    found = [distance.rtt_ms(distance.km(*place, *at[now]))
+             for (was, _), (now, _), place in zip(before, after, places, strict=True) if was == dead != now]
+    return sum(found) / len(found)
 
 
 def deaths(node: Node, clients: Sequence[ipaddress.IPv4Network], site: str, settle: float) -> Answers:
@@ -137,14 +153,14 @@ def fullest(answers: Answers, capacity: dict[str, int]) -> float:
     return max(count * UNIT / capacity[site] for site, count in Counter(site for site, _ in answers).items())
 
 
-def apply(node: Node, capacity: dict[str, int], preset: str, *, spill: bool) -> None:
+def apply(node: Node, capacity: dict[str, int], preset: str, low: int | None) -> None:
     """The fleet: an endpoint at each site."""
     policy: dict[str, Any] = {"preset": preset}
     node.apply({
         "sites": [{"id": id_, "latitude": latitude, "longitude": longitude, "country": country, "region": region}
                   | ({"capacity": capacity[id_]} if capacity else {})
                   for id_, latitude, longitude, country, region in SITES],
-        "services": [{"name": NAME, "policy": policy | ({"spill": {}} if spill else {})}],
+        "services": [{"name": NAME, "policy": policy | ({"spill": {"low": low}} if low else {})}],
         "endpoints": [{"id": site[0], "service": NAME, "site": site[0], "a": f"192.0.2.{number}"}
                       for number, site in enumerate(SITES, 1)]}, 60)
 
