@@ -1,10 +1,8 @@
-"""Who is not believed: on made-up fleets, and on a hundred real cities with one liar of ten, if their data is there."""
+"""Who is not believed: on made-up fleets, and on the regions of a cloud with one liar of ten."""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from dnsd.rtt.cells import EPOCH_S, Cells
 from dnsd.rtt.items import GROUP, Entry
 from dnsd.steer import distance
 
-CITIES = Path(os.environ.get("DNSD_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "rtt"
+RTT = Path(__file__).parents[2] / "data" / "rtt"
 Lie = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 """What a liar makes of round trips (ms) and kilometres."""
 
@@ -101,23 +99,21 @@ def test_who_sends_much_that_is_faster_than_light() -> None:
     assert set(trust.judged(cells, 0, {"d": (1000.0, 130.0)})) == {"d"}  # who was left out: a fifth tighter
 
 
-def cities() -> tuple[np.ndarray, np.ndarray]:
-    """Kilometres and milliseconds between a hundred cities."""
-    rows = list(csv.DictReader((CITIES / "cities.csv").read_text(encoding="utf-8").splitlines()))
-    at = {row["id"]: number for number, row in enumerate(rows)}
+def regions() -> tuple[np.ndarray, np.ndarray]:
+    """Kilometres and milliseconds between a cloud's regions."""
+    rows = list(csv.DictReader((RTT / "aws_regions.csv").read_text(encoding="utf-8").splitlines()))
+    at = {row["region"]: number for number, row in enumerate(rows)}
     place = np.radians([[float(row["latitude"]), float(row["longitude"])] for row in rows])
     ms = np.full((len(rows), len(rows)), np.nan)
-    with gzip.open(CITIES / "city_rtt.csv.gz", "rt", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            ms[at[row["from"]], at[row["to"]]] = float(row["avg_ms"])
+    for row in csv.DictReader((RTT / "aws_rtt.csv").read_text(encoding="utf-8").splitlines()):
+        ms[at[row["source"]], at[row["destination"]]] = float(row["rtt_ms"])
     half = np.sin((place[:, None, 0] - place[:, 0]) / 2) ** 2 + np.cos(place[:, None, 0]) * np.cos(
         place[:, 0]) * np.sin((place[:, None, 1] - place[:, 1]) / 2) ** 2
     return 2 * distance.EARTH_KM * np.arcsin(np.sqrt(np.minimum(1, half))), ms
 
 
-@pytest.mark.skipif(not CITIES.exists(), reason="no city data here")
-def test_real_cities_are_believed_and_a_liar_among_them_is_not() -> None:
-    km, ms = cities()
+def test_real_regions_are_believed_and_a_liar_among_them_is_not() -> None:
+    km, ms = regions()
     rng = np.random.default_rng(7)
     wrongly = found = harmless = 0
     for round_ in range(30):
@@ -127,7 +123,7 @@ def test_real_cities_are_believed_and_a_liar_among_them_is_not() -> None:
         for site, city in enumerate(chosen):
             there = ~np.isnan(ms[:, city]) & (np.arange(len(km)) != city)
             said = LIES[lie](ms[there, city], km[there, city], rng) if site == 0 else ms[there, city]
-            rows = np.zeros(5 * int(there.sum()), GROUP)  # five blocks a city
+            rows = np.zeros(5 * int(there.sum()), GROUP)  # five blocks a region
             rows["block"], rows["site"] = np.arange(len(rows)), site
             rows["km"], rows["rtt"] = np.repeat(km[there, city], 5), np.repeat(np.clip(said * 10, 1, 50_000), 5)
             rows["spread"], rows["count"] = 10, 9
@@ -139,4 +135,4 @@ def test_real_cities_are_believed_and_a_liar_among_them_is_not() -> None:
         harmless += "agent-0" not in judged and (lie == "half of it" or np.count_nonzero(km[:, chosen[0]] < 1000) < 8)
     assert wrongly <= 2  # of 270 honest ones
     assert found + harmless >= 29
-    assert harmless <= 4
+    assert harmless <= 8  # regions are few and far apart
