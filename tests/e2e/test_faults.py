@@ -132,6 +132,26 @@ def test_a_bad_zone_keeps_the_good_one_and_is_named_with_file_and_line(server: N
         file.write_text(good, encoding="utf-8")
 
 
+def test_a_bad_zone_at_a_start_is_refused_once_and_later_leaves_what_was_served(node: Callable[..., Node]) -> None:
+    one = node(zones={"demo.example": ZONE})
+    file = Path(one.settings["zones"][0]["file"])
+    line = ZONE.count("\n") + 1
+    one.stop()
+    file.write_text(ZONE + "bad A 1.2.3\n", encoding="utf-8")
+    one.start(ready=False)
+    until(lambda: one.dig("+short", "static.demo.example", check=False).split() == ["192.0.2.81"], 10, "the last image")
+    until(lambda: f"{file}:{line}" in one.tail(), 10, "the fault is named")
+    one.stop()
+    (one.state / "image").unlink()
+    one.start(ready=False)
+    assert one.process is not None
+    assert one.process.wait(20) == 3
+    assert f"{file}:{line}" in one.tail()
+    file.write_text(ZONE, encoding="utf-8")
+    one.start()
+    assert one.dig("+short", "static.demo.example").split() == ["192.0.2.81"]
+
+
 def test_sigterm_answers_what_was_asked_and_ends_with_0(node: Callable[..., Node]) -> None:
     one = node(zones={"demo.example": ZONE}, more="drain_seconds = 1")
     assert one.process is not None
