@@ -115,7 +115,7 @@ def derive(atlas_dir: Path, sites: Sequence[SiteSpec], out: Path, rtt: Path | No
     blocks4, blocks6 = table.blocks()
     return MapReport(
         str(out), f"{atlas.digest:016x}", names, len(table.rows), len(table.starts4), len(table.starts6), blocks4,
-        blocks6, size, round(time.monotonic() - began, 3), _told(found),
+        blocks6, size, round(time.monotonic() - began, 3), told(found),
         churn.share(before, table, names, measured) if before is not None else None)
 
 
@@ -167,7 +167,8 @@ def _measured(atlas: store.Atlas, sites: Sequence[SiteSpec], found: vectors.Vect
         arrays["fine4"], of_origin[arrays["fine_origins4"]], arrays["fine6"], of_origin[arrays["fine_origins6"]])
 
 
-def _told(found: vectors.Vectors | None) -> dict[str, Any]:
+def told(found: vectors.Vectors | None) -> dict[str, Any]:
+    """What is said of a table's inference."""
     if found is None:
         return {"used": False, "why": "nothing is measured at these sites", "cells": 0, "steps": [], "held_back": None}
     check = found.check
@@ -192,12 +193,16 @@ def _rows(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, U32]:
 
 def _paired(pairs: NDArray[np.int64], place_kinds: U8, net_kinds: U8) -> tuple[U8, U32]:
     """Distinct rows of pairs (place kind x network kinds + network kind + 1; 0: unknown), and the row of each."""
-    pairs, row_of = np.unique(np.append(pairs, ROW_UNKNOWN), return_inverse=True)  # 0 sorts first, and must be there
+    there = np.zeros(len(place_kinds) * len(net_kinds) + 1, np.bool_)
+    there[pairs] = there[ROW_UNKNOWN] = True
+    of = pairs
+    pairs = np.flatnonzero(there)
+    row_of = np.searchsorted(pairs, of) if len(there) > 1 << 24 else (np.cumsum(there, dtype=np.uint32) - 1)[of]
     place, net = place_kinds[(pairs - 1) // len(net_kinds)], net_kinds[(pairs - 1) % len(net_kinds)]
     count = net_kinds.shape[1]
     rows = np.hstack((place[:, :count], place[:, count:] | net))
     rows[ROW_UNKNOWN] = 0
-    return rows, row_of[:-1].astype(np.uint32)
+    return rows, row_of.astype(np.uint32)
 
 
 def _extra_ms(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> NDArray[np.float64]:
@@ -276,8 +281,14 @@ def _distinct(vectors: U8) -> tuple[U8, NDArray[np.int64]]:
     """Distinct rows of a matrix and the number of each row's."""
     if not vectors.shape[1]:
         return vectors[:1], np.zeros(len(vectors), np.int64)
-    found, inverse = np.unique(vectors, axis=0, return_inverse=True)
-    return found, inverse.reshape(-1)
+    room = -vectors.shape[1] % 8  # as big-endian words rows sort as octets do, ten times as fast
+    words = np.pad(vectors, ((0, 0), (0, room))).view(">u8").astype(np.uint64)
+    order = np.lexsort(words.T[::-1])
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
+    which = np.empty(len(order), np.int64)
+    which[order] = np.cumsum(new) - 1
+    return vectors[order[new]], which
 
 
 def site_specs(items: Sequence[Mapping[str, Any]]) -> list[SiteSpec]:

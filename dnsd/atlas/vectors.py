@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnsd.atlas import flatten, positions
-from dnsd.atlas.prefixes import U8, U32, U64
+from dnsd.atlas.prefixes import U8, U32, U64, distinct
 from dnsd.atlas.store import Atlas
 from dnsd.image import layout
 from dnsd.rtt import blocks, infer, infer_field
@@ -275,7 +275,7 @@ def _cut(starts: U64, origins: U32, vectors: Vectors, mine: NDArray[np.bool_], v
     end = low + ((np.uint64(1) << shift) - np.uint64(1))
     first, until, number = _spans(vectors.prefixes, version, shift)
     edges = np.concatenate((starts, low, end[end < last] + np.uint64(1), first, until[until < last] + np.uint64(1)))
-    edges = np.unique(edges)
+    edges = distinct(edges)
     origin = origins[np.searchsorted(starts, edges, "right") - 1]
     found = np.full(len(edges), -1, np.int64)
     if len(first):
