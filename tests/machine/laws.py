@@ -19,6 +19,7 @@ from dnsd.answer import respond
 from dnsd.context import Context
 from dnsd.control import reply
 from dnsd.control.app import Process
+from dnsd.control.resolve import PAST
 from dnsd.dns import names, types
 from dnsd.metrics import SLOTS
 from dnsd.model import ServiceView, Stamp
@@ -134,9 +135,10 @@ class Laws:
                 self._wrong(node, f"{endpoint.key} is forced down and is answered")
 
     def _velocity(self, node: Node, process: Process, name: str, type_: int, live: frozenset[str], now_ms: int) -> None:
-        """Health takes away no more than its limit in any minute, unless it has taken all. What was taken weighs what
-        its operator says by the time more is taken. Who is drained is so as of when it was decided, by
-        that clock: where all others were down then, all are left out for the drained, though here a drain has ended."""
+        """Health takes away no more than its limit in any minute, unless it has taken all (`_gone`: also as of when
+        that was decided). What was taken weighs what its operator says by the time more is taken. Who is drained is so
+        as of when it was decided, by that clock: where all others were down then, all are left out for the drained,
+        though here a drain has ended."""
         key = node.name, name, type_
         out, now_s = self._out.setdefault(key, {}), self.world.loop.time()
         at_ms = process.judge.decided(name) or now_ms
@@ -152,7 +154,8 @@ class Laws:
         if not live & able.keys():  # all are down, or nothing is left to health
             out.clear()
             return
-        for id_ in (taken := (before & able.keys()) - live):
+        taken = (before & able.keys()) - live - self._gone(process, name, type_, able)
+        for id_ in taken:
             measured = process.judge.measured(name, id_, type_)
             if measured.proven and measured.state is not State.UNKNOWN:
                 out[id_] = Out(now_s, measured.state is State.DEGRADED)
@@ -162,6 +165,21 @@ class Laws:
             weight = sum(max(1, able[id_].weight) for id_ in recent)
             if taken & recent and len(recent) > 1 and weight > most:
                 self._wrong(node, f"{name}: health took {sorted(recent)} within a minute, {weight} of at most {most}")
+
+    def _gone(self, process: Process, name: str, type_: int, able: dict[str, Endpoint]) -> set[str]:
+        """Who was left out because all were down, by what was decided for all nodes: then no limit holds. Nodes at one
+        version answer alike, so it is left out also where one comes that answers one of them after all, which its
+        operator has forced up there: others may not know yet."""
+        verdict = process.fleet.verdicts.get(name)
+        if verdict is None or not process.judge.decided(name):
+            return set()
+        removed, past = ({id_ for id_, at_ms in verdict.removals.get(str(key), ())
+                          if at_ms > verdict.at_ms - WINDOW_S * 1000} for key in (type_, type_ | PAST))
+        past -= {id_ for id_ in past & able.keys()
+                 if _state(process.fleet.overrides, able[id_], verdict.at_ms) != "up"}
+        measured = {id_: process.judge.measured(name, id_, type_) for id_ in able}
+        settled = {id_ for id_, one in measured.items() if one.proven and one.state is not State.UNKNOWN}
+        return removed if settled <= removed | past else set()
 
     def kept(self, node: Node, name: str, id_: str) -> str:
         """Why an endpoint is answered though it is dead; "" where it should not be."""

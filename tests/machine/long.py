@@ -2,7 +2,8 @@
 
 `MACHINE_STEPS` steps in all, `MACHINE_LOG` where they are noted (`build/machine.log`), `MACHINE_SEED` the first seed,
 `MACHINE_PROCESSES` how many at once. A line is a seed, its steps, and what broke, if anything did; hypothesis prints
-how it came to that when the seed is run again: `python -m tests.machine.long SEED`.
+how it came to that when the seed is run again: `python -m tests.machine.long SEED`. A process in which descriptors stay
+open ends the run, for it would soon do nothing else than note that there are none.
 """
 
 from __future__ import annotations
@@ -22,10 +23,16 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.machine.machine import Machine
 
 EXAMPLES, STEPS = 10, 100
+MOST_OPEN = 300
+"""Descriptors between two seeds. Worlds that wait for the garbage collector have some dozens."""
+
+
+class Leak(Exception):
+    """Descriptors stay open."""
 
 
 def run(steps: int) -> list[str]:
-    """So many steps, those noted before among them; what broke."""
+    """So many steps, those noted before among them; what broke. Leak: it goes no further."""
     log = Path(os.environ.get("MACHINE_LOG", "build/machine.log"))
     log.parent.mkdir(parents=True, exist_ok=True)
     noted = [line.split(" ", 2) for line in (log.read_text().splitlines() if log.exists() else [])]
@@ -49,6 +56,8 @@ def run(steps: int) -> list[str]:
 
 def one(number: int, *, blob: bool = False) -> str:
     """One seed: itself, its steps, and what broke."""
+    if (held := len(os.listdir("/dev/fd"))) > MOST_OPEN:
+        raise Leak(f"{held} descriptors are open before seed {number}")
     os.nice(5)
     before, broke = Machine.steps, ""
     drawn = settings(

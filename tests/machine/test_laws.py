@@ -97,3 +97,17 @@ def test_a_clock_that_jumps_gives_health_no_room(machine: Machine, at: int) -> N
     machine.go(10.0)
     machine.clock(at, 3600)
     machine.go(5.0)
+
+
+def test_who_went_with_all_for_the_fallback_is_left_out_though_one_is_forced_up_here(machine: Machine) -> None:
+    machine.service("a.example.com", checked=True, take=3, fallback=True, preset="geo")
+    machine.go(3.0)
+    machine.link((2,), "away", 0.0)
+    machine.go(3.0)
+    machine.force(2, "a.example.com", "e3", "s0", "endpoint", "up", 30)
+    machine.all_die("a.example.com", "refused")
+    machine.go(3.0)
+    assert addresses(machine, "a.example.com") == [1, 1, 2], "the fallback; who is forced up, and one that is held"
+    machine.link((2,), "ok", 0.0)
+    machine.go(3.0)
+    assert addresses(machine, "a.example.com") == [1, 1, 1], "who is forced up"

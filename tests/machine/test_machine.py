@@ -6,6 +6,7 @@ Lives here: how much of it is run. Does not live here: what can happen (`machine
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -25,6 +26,37 @@ def test_every_law_holds_whatever_happens(number: int) -> None:
         max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, database=None, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck), print_blob=True)
     run_state_machine_as_test(seed(number)(Machine), settings=bounded)
+
+
+def test_a_long_run_ends_where_descriptors_stay_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long, "MOST_OPEN", 1)
+    with pytest.raises(long.Leak, match="before seed 0"):
+        long.one(0)
+
+
+def test_a_world_that_ends_has_nothing_open() -> None:
+    def mine() -> list[str]:
+        return [path for path in held() if str(world.home) in path]
+
+    machine = Machine()
+    world = machine.world
+    machine.fleet()
+    for number in range(4):  # the first makes an image file, what comes soon after goes into its journal
+        machine.override("a.example.com", f"e{number}", "s0", "endpoint", "drain", 30)
+        machine.go(0.1)
+    assert any("journal" in path for path in mine())
+    machine.holders.end()
+    world.close()
+    assert not any("journal" in path or "fleet" in path for path in mine())
+
+
+def held() -> list[str]:
+    """What this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return found
 
 
 if "MACHINE_STEPS" in os.environ:

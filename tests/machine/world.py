@@ -210,6 +210,7 @@ class World:
         os.close(run.process.settings.lifeline)
         os.close(run.end)
         run.process.keeping.close()  # a process that ends has nothing open
+        run.process.publisher.files.close()
         for feed in run.process.feeds.feeds:
             feed.sock.close()
 
