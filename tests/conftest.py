@@ -25,6 +25,8 @@ REAL = {Path(__file__).parent / name for name in ("e2e", "neighbours", "oracle")
 settings.register_profile("dnsd", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # For who wants to know only whether there is an example.
 settings.register_profile("once", settings.get_profile("dnsd"), phases=[Phase.explicit, Phase.generate])
+# Enough to see that tests pass in a copy of the tree; what they find is found where the tree is tested itself.
+settings.register_profile("few", settings.get_profile("once"), max_examples=5)
 settings.load_profile("dnsd")
 
 

@@ -272,13 +272,14 @@ def noticed(nursery: subprocess.Popen[str], root: Path, room: str, file: str = "
     that was changed come first, alone, and what they find is not made smaller: that would take longer than finding it.
     """
     first = [path for folder in TESTS[room] if (ROOT / (path := f"{folder}/test_{Path(file).stem}.py")).exists()]
-    return any(_fails(nursery, root, tests) for tests in (first, TESTS[room]) if tests)
+    profile = "once" if file else "few"
+    return any(_fails(nursery, root, tests, profile) for tests in (first, TESTS[room]) if tests)
 
 
-def _fails(nursery: subprocess.Popen[str], root: Path, tests: list[str]) -> bool:
+def _fails(nursery: subprocess.Popen[str], root: Path, tests: list[str], profile: str) -> bool:
     assert nursery.stdin
     assert nursery.stdout
-    arguments = ["-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=once", *tests]
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", f"--hypothesis-profile={profile}", *tests]
     print(json.dumps(arguments), file=nursery.stdin, flush=True)
     code = int(nursery.stdout.readline())
     assert code in (0, 1), (root / "output").read_text(encoding="utf-8")
