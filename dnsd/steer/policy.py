@@ -17,7 +17,7 @@ from dnsd.model import Fence, Policy
 PRESETS: Final[Mapping[str, Policy]] = {
     # nearest, then provider or carrier, health and load among those within the band
     "geo": Policy(),
-    # nearest by milliseconds alone; level 0 and level 1 (2 ms) are told apart
+    # nearest by milliseconds alone; level 0 and level 1 (1 ms) are told apart
     "latency": Policy(proximity=100, match=0, health=0, load=0, band_ms=0),
     # the lowest tier that lives; the client does not matter, so neither does anything but weight inside the tier
     "failover": Policy(proximity=0, match=0, health=0, load=0, uses_client=False),

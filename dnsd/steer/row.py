@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final
 
-LEVEL_MS: Final = (0, 2, 4, 7, 10, 14, 19, 25, 31, 60, 75, 90, 105, 120, 140, 160, 180, 210, 250)
+LEVEL_MS: Final = (0, 1, 4, 7, 10, 14, 19, 25, 31, 60, 75, 90, 105, 120, 140, 160, 180, 210, 250)
 """Lower bounds of the levels in milliseconds over the client's best site; a level stands for its lower bound."""
 
 ROW_UNKNOWN: Final = 0

@@ -26,7 +26,7 @@ from tests.oracle.origins import NOWHERE, Origin, Place
 EARTH_KM: Final = 6371.0088
 BASE_MS: Final = 6.07
 MS_PER_KM: Final = 0.01549
-LEVEL_MS: Final = (0, 2, 4, 7, 10, 14, 19, 25, 31, 60, 75, 90, 105, 120, 140, 160, 180, 210, 250)
+LEVEL_MS: Final = (0, 1, 4, 7, 10, 14, 19, 25, 31, 60, 75, 90, 105, 120, 140, 160, 180, 210, 250)
 FAR_MS: Final = 60
 HAIR_MS: Final = 1e-6
 PROVIDER, CARRIER, ASN, COUNTRY, REGION = 1, 2, 4, 8, 16
