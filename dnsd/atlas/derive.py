@@ -172,7 +172,7 @@ def told(found: vectors.Vectors | None) -> dict[str, Any]:
     if found is None:
         return {"used": False, "why": "nothing is measured at these sites", "cells": 0, "steps": [], "held_back": None}
     check = found.check
-    held_back = {"cells": check.cells, "distance_ms": round(check.distance_ms, 2),
+    held_back = {"cells": check.asked, "distance_ms": round(check.distance_ms, 2),
                  "inferred_ms": round(check.inferred_ms, 2)}
     return {"used": bool(check.steps), "why": check.why, "cells": check.cells, "steps": list(check.steps),
             "held_back": held_back}

@@ -29,6 +29,7 @@ SOURCES: Final = ("measured", "prefix", "as_place", "place", "as", "carrier", "c
 MEASURED, PREFIX, _, _, _, _, _, MODEL, DISTANCE = range(len(SOURCES))
 RUNGS: Final = ("country", "carrier", "as", "place", "as_place", "prefix")
 """From wide to narrow; each explains what is left by those before."""
+WIDE: Final = RUNGS[:3]
 
 SOFT_MS: Final = 100.0
 KM_PER_MS: Final = 200.0
@@ -37,10 +38,15 @@ MOST: Final = 1.0
 """A residual beyond a factor of e is taken as that: it is a block at the wrong place, or a lie."""
 BLOCKS_LEAST: Final = 4
 """Fewer can be used where they were measured, but cannot be checked, so nothing follows from them elsewhere."""
-GAIN: Final = {"prefix": 0.9}
-"""A rung must leave at most this share of the error; a prefix, which costs scopes, less than others."""
+ASKED_MOST: Final = 20_000
+"""Blocks that steps are asked of, chosen by their numbers: more would take longer and say the same."""
+GAIN: Final = {"country": 0.97, "carrier": 0.97, "as": 0.97, "prefix": 0.9}
+"""A rung must leave at most this share of the error: a wide one, that speaks for clients nobody measured near, less
+than all; a prefix, which costs scopes, less still."""
 PREFIX_BITS: Final = (4, 8)
 """Bits of a block's number that a prefix lacks: /20 and /40."""
+SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+"""Numbers multiplied by it (modulo 2^64) are in no order."""
 UNSURE: Final = 0.25
 """One sigma of distance alone, where no data say otherwise: in log(ms + SOFT_MS)."""
 
@@ -69,10 +75,11 @@ class Seen(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Mean absolute error, in ms between sites, of cells predicted without themselves: by distance, by what is used;
-    `steps` are used, `why` says why none is."""
+    """Mean absolute error, in ms between sites, of cells predicted without themselves, `asked` of all there are: by
+    distance, by what is used; `steps` are used, `why` says why none is."""
 
     cells: int
+    asked: int
     distance_ms: float
     inferred_ms: float
     steps: tuple[str, ...]
@@ -110,21 +117,22 @@ def infer(ground: Ground, sites: Points, seen: Seen, between: F64) -> Inferred:
     place = ground.place[seen.origin]
     with np.errstate(invalid="ignore"):
         logs = np.log(seen.ms + SOFT_MS)
-    ask = _Question(seen.ms, np.isfinite(base[place]))
-    by_distance = ask.off(base[place])
+    ask = _Question(seen, np.isfinite(base[place]))
+    by_distance = ask.off(base[place[ask.rows]])
     residual = np.clip(logs - base[place], -MOST, MOST)
     spread = np.full(base.shape, _variance(residual))
     trials = _Trials(ground, sites, seen, ask)
     if ask.blocks < BLOCKS_LEAST:
-        check = Check(ask.cells, by_distance, by_distance, (), f"{ask.blocks} blocks are too few to check anything by")
+        why = f"{ask.blocks} blocks are too few to check anything by"
+        check = Check(ask.cells, ask.asked, by_distance, by_distance, (), why)
         return Inferred(base, spread, least, (), None, *_own(residual, seen, ask), check)
     steps, found, left_out = trials.climb(base, residual, between)
     inferred_ms = ask.off(left_out)
     if not steps or inferred_ms >= by_distance:
         why = f"distance is as good on what was measured: {by_distance:.1f} ms, inference {inferred_ms:.1f} ms"
-        check = Check(ask.cells, by_distance, inferred_ms, (), why)
+        check = Check(ask.cells, ask.asked, by_distance, inferred_ms, (), why)
         return Inferred(base, spread, least, (), None, *_own(residual, seen, ask), check)
-    check = Check(ask.cells, by_distance, inferred_ms, tuple(steps), "")
+    check = Check(ask.cells, ask.asked, by_distance, inferred_ms, tuple(steps), "")
     spread = found.spread if found.spread is not None else spread
     rungs = tuple(rung for rung in found.rungs if rung.name != "prefix")
     prefixes = next((rung for rung in found.rungs if rung.name == "prefix"), None)
@@ -134,20 +142,26 @@ def infer(ground: Ground, sites: Points, seen: Seen, between: F64) -> Inferred:
 class _Question:
     """How far predictions are off between sites: what is asked of every step."""
 
-    def __init__(self, ms: F64, known: NDArray[np.bool_]) -> None:
-        self._ms = np.where(known, ms, np.nan)
-        here = np.isfinite(self._ms)
-        self._sites = here.sum(axis=1)
-        self.cells, self.blocks = int(here.sum()), int((self._sites > 0).sum())
+    def __init__(self, seen: Seen, known: NDArray[np.bool_]) -> None:
+        here = np.isfinite(seen.ms) & known
+        some = np.flatnonzero(here.any(axis=1))
+        self.cells, self.blocks = int(here.sum()), len(some)
+        if len(some) > ASKED_MOST:
+            some = np.sort(some[np.argsort(seen.blocks[some] * SPREAD, kind="stable")[:ASKED_MOST]])
+        self.rows = some
+        """The blocks that are asked."""
+        self._here = here[some]
+        self._ms = np.where(self._here, seen.ms[some], 0.0)
+        self._sites = np.maximum(self._here.sum(axis=1), 1)
+        self.asked = int(self._here.sum())
 
     def off(self, logs: F64) -> float:
-        """Mean absolute error in ms over cells, without what is common to a block's sites."""
-        if not self.cells:
+        """Mean absolute error in ms over cells, without what is common to a block's sites; `logs` are of `rows`."""
+        if not self.asked:
             return 0.0
-        error = np.exp(logs) - SOFT_MS - self._ms
-        total = np.nansum(error, axis=1)
-        common = np.where(self._sites > 1, total / np.maximum(self._sites, 1), 0.0)
-        return float(np.nansum(np.abs(error - common[:, None])) / self.cells)
+        error = np.where(self._here, np.exp(logs) - SOFT_MS - self._ms, 0.0)
+        common = np.where(self._sites > 1, error.sum(axis=1) / self._sites, 0.0)
+        return float(np.abs(error - common[:, None])[self._here].sum() / self.asked)
 
 
 class _Found(NamedTuple):
@@ -165,11 +179,13 @@ class _Trials:
         self.place = ground.place[seen.origin]
 
     def climb(self, base: F64, residual: F64, between: F64) -> tuple[list[str], _Found, F64]:
-        """The steps that help, what they come to, and each block's prediction without itself."""
+        """The steps that help, what they come to, and what is predicted of the blocks that are asked."""
         steps: list[str] = []
-        predicted = base[self.place]
+        rows = self.ask.rows
+        predicted = base[self.place[rows]]
         best, spread = self.ask.off(predicted), None
         field, at_blocks = self._field(base, residual, between)
+        at_blocks = at_blocks[rows]
         off = self.ask.off(predicted + at_blocks)
         if off < best:
             steps.append(SOURCES[MODEL])
@@ -182,7 +198,7 @@ class _Trials:
                 continue
             found = infer_rungs.sums(residual, group, groups)
             size = infer_rungs.sizes(residual, group, found)
-            without = infer_rungs.without_own(residual, group, found, size)
+            without = self._without(name, residual, group, found, size)
             off = self.ask.off(predicted + without)
             if off >= best * GAIN.get(name, 1.0):
                 continue
@@ -193,6 +209,19 @@ class _Trials:
             taken[group == 0] = 0.0
             residual, predicted, best = residual - taken, predicted + without, off
         return steps, _Found(base, spread, residual, rungs), predicted
+
+    def _without(self, name: str, residual: F64, group: I64, found: infer_rungs.Sums, size: infer_rungs.Sizes) -> F64:
+        """What a rung says of the blocks that are asked without themselves; a wide one, which is for where nobody near
+        was measured, without all that is at their place."""
+        rows = self.ask.rows
+        if name not in WIDE:
+            return infer_rungs.without_own(residual[rows], group[rows], found, size)
+        _, mine = np.unique(group << 32 | self.place, return_inverse=True)
+        mine = mine.reshape(-1)
+        own = infer_rungs.sums(residual, mine, int(mine.max()) + 1)
+        group, mine = group[rows], mine[rows]
+        rest = infer_rungs.Sums(found.cells[group] - own.cells[mine], found.total[group] - own.total[mine])
+        return infer_rungs.of_rest(rest, group, size)
 
     def _field(self, base: F64, residual: F64, between: F64) -> tuple[infer_field.Field, F64]:
         """The field, and what it says of each block as far as it does not know the block itself."""

@@ -51,11 +51,11 @@ class Effects(NamedTuple):
 def sums(residual: F64, group: I64, groups: int) -> Sums:
     """Of (blocks, sites) residuals, NaN where none."""
     count, total = np.zeros((groups, residual.shape[1])), np.zeros((groups, residual.shape[1]))
-    for column in range(residual.shape[1]):
-        values = residual[:, column]
+    for column, values in enumerate(np.ascontiguousarray(residual.T)):
         has = np.isfinite(values)
-        count[:, column] = np.bincount(group[has], minlength=groups)
-        total[:, column] = np.bincount(group[has], values[has], groups)
+        mine, values = (group, values) if has.all() else (group[has], values[has])
+        count[:, column] = np.bincount(mine, minlength=groups)
+        total[:, column] = np.bincount(mine, values, groups)
     return Sums(count, total)
 
 
@@ -63,10 +63,11 @@ def sizes(residual: F64, group: I64, found: Sums) -> Sizes:
     """The variances by moments; group 0 holds what belongs to none and is left out."""
     count, total = found.cells[1:], found.total[1:]
     mean = total / np.maximum(count, 1)
-    mine = group > 0
-    within = residual[mine] - mean[group[mine] - 1]
+    mine = np.nan_to_num(residual if group.all() else residual[group > 0])
+    squares = float(np.vdot(mine, mine))
+    within = max(0.0, squares - float(np.vdot(total, mean)))
     spare = float(np.maximum(count - 1, 0).sum())
-    noise = float(np.nansum(within**2)) / spare if spare else float(np.nanmean(residual**2)) / 2
+    noise = within / spare if spare else squares / max(1.0, float(count.sum())) / 2
     cells = max(1.0, float((count > 0).sum()))
     both = max(0.0, float((np.where(count > 0, mean**2 - noise / np.maximum(count, 1), 0.0)).sum()) / cells)
     sites = (count > 0).sum(axis=1)
@@ -96,7 +97,11 @@ def effects(found: Sums, size: Sizes) -> Effects:
 def without_own(residual: F64, group: I64, found: Sums, size: Sizes) -> F64:
     """(blocks, sites): the effect of each block's group as its other blocks tell it."""
     mine = np.isfinite(residual)
-    rest = Sums(found.cells[group] - mine, found.total[group] - np.where(mine, residual, 0.0))
+    return of_rest(Sums(found.cells[group] - mine, found.total[group] - np.where(mine, residual, 0.0)), group, size)
+
+
+def of_rest(rest: Sums, group: I64, size: Sizes) -> F64:
+    """(blocks, sites): the effect of each block's group by what is left of it."""
     value = effects(rest, size).value
     value[group == 0] = 0.0
     return value
