@@ -151,9 +151,15 @@ class World:
                     node.run.task.exception())
 
     def close(self) -> None:
+        """Everything ends, also where a process has ended by a fault."""
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._close)
+            for node in self.nodes:
+                if node.run is not None:
+                    ending.callback(self.kill, node)
+
+    def _close(self) -> None:
         for node in self.nodes:
-            if node.run is not None:
-                self.kill(node)
             for worker in node.workers:
                 self.loop.remove_reader(worker.sock)
             for pair in node.pairs:
@@ -202,14 +208,20 @@ class World:
     def _ended(self, node: Node) -> None:
         assert node.run is not None
         run, node.run = node.run, None
-        with contextlib.suppress(asyncio.CancelledError):
-            self.do(asyncio.wait_for(run.task, 30))
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                self.do(asyncio.wait_for(run.task, 30))
+        finally:
+            self._release(run)
+
+    def _release(self, run: Run) -> None:
+        """A process that ends has nothing open."""
         self.loop.remove_reader(run.process.settings.lifeline)
         for number in (signal.SIGTERM, signal.SIGHUP):
             self.loop.remove_signal_handler(number)
         os.close(run.process.settings.lifeline)
         os.close(run.end)
-        run.process.keeping.close()  # a process that ends has nothing open
+        run.process.keeping.close()
         run.process.publisher.files.close()
         for feed in run.process.feeds.feeds:
             feed.sock.close()
