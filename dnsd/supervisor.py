@@ -253,7 +253,7 @@ class Supervisor:
             "tls": [s.fileno() for s in bound.tls], "feed": self._feeds[slot][1].fileno(),
             "desk": self._desks[slot][1].fileno() if self._desks else -1,
             "tap": self._tap[1].fileno() if self._tap else -1, "tap_every": config.capture.every,
-            "engine": config.engine, "pin": config.pin,
+            "engine": config.engine, "pin": config.pin, "trips": config.site is not None,
             "lifeline": self._lifeline, "stats": _inherited(self._stats_file),
             "limits": config.tcp.model_dump(exclude={"proxy_from"}), "proxy_from": config.tcp.proxy_from,
             "certificate": _path(config.tls.certificate), "key": _path(config.tls.key), "answering": self._answering(),

@@ -80,6 +80,8 @@ _STATUS: Final = (
     ("dnsd_rules_bad", "gauge", "health.rules.bad", "Endpoints that a rule holds something against"),
     ("dnsd_rules_failed_total", "counter", "health.rules.failed", "Questions to Prometheus without an answer"),
     ("dnsd_measurements_total", "counter", "measurements.intake.accepted", "Measured round trips accepted here"),
+    ("dnsd_measurements_tcp_total", "counter", "measurements.intake.tcp",
+     "Of these, those of connections that resolvers made to this node"),
     ("dnsd_measurements_waiting", "gauge", "measurements.intake.waiting", "Entries that wait for the store"),
     ("dnsd_measurements_lost_total", "counter", "measurements.intake.lost", "Entries lost while the store was away"),
     ("dnsd_measured_number", "gauge", "measurements.table.number", "Number of the decided table in use"),

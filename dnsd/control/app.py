@@ -203,7 +203,7 @@ class Process:
         self.votes.elsewhere = lambda: bool(self.intake.held)
         self.trips = self.control.trips = Trips(
             self.registry, self.fleet, self.maps, self.health, self.judge.may_build, node=settings.node,
-            site=settings.site or "", state=settings.state, clock=self.clock)
+            site=settings.site or "", state=settings.state, feeds=self.feeds, clock=self.clock)
         self.spills = self.control.spills = Spills(
             self.views, self.publisher, self.maps, settings.clients, clock=self.clock)
         self._advise()

@@ -35,13 +35,15 @@ class Feed:
 class Feeds:
     """All worker slots. `remap` gives the frame that tells a worker that was behind to read the files.
 
-    `bare` is set when a worker says that it has found no image it can read (it acknowledges epoch 0).
+    `bare` is set when a worker says that it has found no image it can read (it acknowledges epoch 0). `trips` is given
+    the items of `layout.F_TRIPS`.
     """
 
     def __init__(self, sockets: Sequence[socket.socket], remap: Callable[[], bytes]) -> None:
         self.feeds = [Feed(slot, sock) for slot, sock in enumerate(sockets)]
         self._remap = remap
         self.bare = asyncio.Event()
+        self.trips: Callable[[Sequence[tuple[int, bytes]]], None] = lambda _: None
         self._waiters: set[asyncio.Event] = set()
 
     def start(self) -> None:
@@ -142,6 +144,8 @@ class Feeds:
                     feed.stamp = frame.stamp if frame.stamp.epoch else None
                     if not frame.stamp.epoch:
                         self.bare.set()
+                elif frame.kind == layout.F_TRIPS:
+                    self.trips(frame.items)
         self.wake()
 
     def _lost(self, feed: Feed) -> None:

@@ -13,10 +13,12 @@ from typing import Any
 
 from dnsd.control.clock import Clock
 from dnsd.control.deciding import Deciding, Fence, summary
+from dnsd.control.feeds import Feeds
 from dnsd.control.health import Health
 from dnsd.control.maps import Maps
 from dnsd.control.measured import Measured
 from dnsd.control.measurements import Measurements
+from dnsd.control.resolvers import Resolvers
 from dnsd.control.state import Fleet
 from dnsd.registry.store import Registry
 
@@ -26,11 +28,13 @@ class Trips:
 
     def __init__(
         self, registry: Registry, fleet: Fleet, maps: Maps, health: Health, fence: Callable[[], Fence | None], *,
-        node: str, site: str, state: Path, clock: Clock,
+        node: str, site: str, state: Path, feeds: Feeds, clock: Clock,
     ) -> None:
         store = registry.measurements
         self.maps = maps
         self.intake = Measurements(store, fleet, maps, health, node=node, site=site, clock=clock)
+        self.resolvers = Resolvers(self.intake)
+        feeds.trips = self.resolvers.take
         self.measured = Measured(store, state, clock=clock)
         self.measured.changed = maps.measured
         self.deciding = Deciding(
@@ -50,7 +54,8 @@ class Trips:
         distrusted = {name: one["distrusted"] for name, one in reporters.items() if "distrusted" in one}
         used = [one for one in self.maps.described() if one["measured"]]
         return {"maps": {"measured": len(used), "churn": max((one.get("churn") or 0.0 for one in used), default=0.0)},
-                "intake": self.intake.described(), "table": self.measured.described(),
+                "intake": {**self.intake.described(), "tcp": self.resolvers.accepted},
+                "table": self.measured.described(),
                 "deciding": self.deciding.described(), "last": summary(state), "distrusted": distrusted}
 
     def conditions(self) -> Iterator[str]:

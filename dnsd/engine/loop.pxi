@@ -17,7 +17,8 @@ cdef class Loop:
 
     `free`: so many datagrams of a quarter of a second leave every bucket of the guard unfilled, -1: there is no guard.
     One in `every` of the queries answered is sampled, 0: none. `streams` are listening TCP sockets in the same form:
-    their connections are answered while they are new, `places` of them at once, and `queries` is how many one may ask.
+    their connections are answered while they are new, `places` of them at once, and `queries` is how many one may ask;
+    with `trips` the round trips of their handshakes are kept.
     All methods but `run` are the main thread's.
     """
 
@@ -32,7 +33,7 @@ cdef class Loop:
         self.works.wake = self.works.bell = -1
 
     def __init__(self, sockets, *, int64_t free=-1, uint32_t every=0, streams=(), uint64_t queries=1,
-                 uint32_t places=FRESH):
+                 uint32_t places=FRESH, bint trips=False):
         cdef Works *works = self.works
         if self.held is not None:
             raise RuntimeError("a loop begins once")
@@ -54,6 +55,7 @@ cdef class Loop:
         self._lay()
         if streams:
             self._listen(streams, queries, min(max(places, 1), FRESH))
+            works.fresh.trips = trips
 
     cdef _add(self, int descriptor, bint v6):
         cdef uint32_t i = self.works.lanes
@@ -190,6 +192,17 @@ cdef class Loop:
                           PyBytes_FromStringAndSize(octets + handed.pending, handed.unsent), handed.queries))
             free(handed)
             tell(&fresh.head, fresh.head + 1)
+        return found
+
+    def trips(self):
+        """(client, microseconds) of handshakes since the last time, the first of them where there were many."""
+        cdef Fresh *fresh = self.works.fresh
+        cdef Trip *trip
+        cdef list found = []
+        while fresh != NULL and look(&fresh.trip_tail) != fresh.trip_head:
+            trip = &fresh.trip[fresh.trip_head % TRIPS]
+            found.append((PyBytes_FromStringAndSize(<char*>trip.client, trip.client_len), trip.microseconds))
+            tell(&fresh.trip_head, fresh.trip_head + 1)
         return found
 
     @property

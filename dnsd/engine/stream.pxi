@@ -29,6 +29,8 @@ cdef extern from "<sys/epoll.h>" nogil:
     const int EPOLL_CTL_DEL
     const int EPOLLIN
     const int EPOLL_CLOEXEC
+cdef extern from "<netinet/in.h>" nogil:
+    const int IPPROTO_TCP
 cdef extern from "<errno.h>" nogil:
     const int ECONNABORTED
 
@@ -43,6 +45,9 @@ cdef enum:
     STREAM_OUT = WRITE_AT + 2 + 65535
     ACCEPTS = 64             # in one turn
     OLD = 2                  # ticks
+    TRIPS = 1024             # handshakes' round trips that may wait for Python
+    TCP_INFO = 11            # linux/tcp.h
+    MIN_RTT = 37             # of its words: tcpi_min_rtt, microseconds
 
 # How a run of queries ended.
 cdef enum:
@@ -72,6 +77,13 @@ cdef struct Handed:
     uint32_t unsent
 
 
+# How long a handshake took.
+cdef struct Trip:
+    uint32_t microseconds
+    uint32_t client_len
+    uint8_t client[16]
+
+
 cdef struct Fresh:
     int fd                   # of epoll; -1: no TCP
     uint32_t lanes
@@ -86,6 +98,10 @@ cdef struct Fresh:
     void *handed[HANDED]
     uint32_t head            # written by the main thread
     uint32_t tail            # written by the thread
+    bint trips               # whether they are wanted
+    uint32_t trip_head       # written by the main thread
+    uint32_t trip_tail       # written by the thread
+    Trip trip[TRIPS]
     epoll_event event[BATCH]
     uint8_t inbox[SLOT + STREAM_IN]
     uint8_t outbox[STREAM_OUT]
@@ -172,8 +188,24 @@ cdef void accept_some(Works *works, uint32_t number) noexcept nogil:
         fresh.newest = who
         fresh.open += 1
         works.stage.ctx.count[K_M_TCP_OPEN] = fresh.open
+        if fresh.trips:
+            keep_trip(fresh, conn)
         if readable(works, who) and not watch(fresh, fd, who, EPOLL_CTL_ADD):
             hand_over(works, who, NULL, 0, NULL, 0)
+
+
+# The kernel's figure of the handshake, while there is room for one: a flood of connections costs no more of them.
+cdef void keep_trip(Fresh *fresh, const Conn *conn) noexcept nogil:
+    cdef uint32_t info[MIN_RTT + 1]
+    cdef unsigned int size = sizeof(info)
+    cdef Trip *trip = &fresh.trip[fresh.trip_tail % TRIPS]
+    if fresh.trip_tail - look(&fresh.trip_head) >= TRIPS:
+        return
+    if getsockopt(conn.fd, IPPROTO_TCP, TCP_INFO, info, &size) or size < sizeof(info):
+        return
+    trip.microseconds, trip.client_len = info[MIN_RTT], conn.client_len
+    memcpy(trip.client, conn.client, conn.client_len)
+    tell(&fresh.trip_tail, fresh.trip_tail + 1)
 
 
 cdef inline bint watch(Fresh *fresh, int fd, uint32_t who, int how) noexcept nogil:

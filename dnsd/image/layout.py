@@ -189,4 +189,6 @@ F_RECORDS: Final = 1  # items: record index -> bytes
 F_MAP: Final = 2      # items: map id -> table file name
 F_REMAP: Final = 3    # no items: the image file and its journal were replaced, read them
 F_ACK: Final = 4      # worker -> control, no items: the stamp it serves
+F_TRIPS: Final = 5    # worker -> control, items: number of round trips -> TRIP and the first 3 or 6 octets of clients
+TRIP: Final = Flat("u32 median", "u32 spread")  # microseconds
 FRAME_MAX: Final = 64 * 1024

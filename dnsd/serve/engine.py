@@ -58,7 +58,7 @@ class Engine:
             free=contexts.free if contexts.guard is not None else -1, every=serving.tap.every if serving.tap else 0,
             streams=[(sock.fileno(), sock.family == socket.AF_INET6) for sock in streams.socks] if streams else (),
             queries=streams.door.crowd.limits.queries if streams else 1,
-            places=streams.door.crowd.limits.connections if streams else 1)
+            places=streams.door.crowd.limits.connections if streams else 1, trips=serving.trips is not None)
         contexts.engine = self._loop
         self._channels = [Passed(sock, self._loop, lane, serving.count) for lane, sock in enumerate(socks)]
         self._listeners = [Listener(channel, serving) for channel in self._channels]
@@ -118,6 +118,8 @@ class Engine:
         self._loop.reclaim()
         if self._streams is not None:
             self._loop.keepalive(self._streams.door.crowd.keepalive)
+            if self._serving.trips is not None:
+                self._serving.trips.add(self._loop.trips())
         batches = sum(self._count[slot] for slot in _PROGRESS)
         self._stuck = self._stuck + 1 if self._loop.busy and batches == self._batches else 0
         self._batches = batches

@@ -128,6 +128,8 @@ class Connection(asyncio.Protocol, Member):
         begun = self._begun
         if begun is None:
             door.serving.count[door.slots.accepted] += 1
+            if door.serving.trips is not None and not self._headless:  # else it would be the balancer's
+                door.serving.trips.look(transport, self.client)
         refused = door.crowd.admit(self)
         if refused:
             self.abort(refused)

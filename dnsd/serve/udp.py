@@ -26,6 +26,7 @@ from dnsd.serve.tap import Tap
 if TYPE_CHECKING:
     from dnsd.serve.desk import Desk
     from dnsd.serve.engine import Engine
+    from dnsd.serve.trips import Trips
 
 ROUNDS: Final = 8  # batches in one turn of the event loop, about 2 ms of work
 _REPORT_SECONDS: Final = 60
@@ -34,11 +35,11 @@ _REPORT_SECONDS: Final = 60
 class Serving:
     """What a worker serves now: an image, which the worker replaces, and the contexts all its doors answer in.
 
-    `desk` and `tap`, where there are any, take what is the control process's to answer, and samples; `engine` answers
-    what it can.
+    `desk`, `tap` and `trips`, where there are any, take what is the control process's to answer, samples, and how far
+    who connects is; `engine` answers what it can.
     """
 
-    __slots__ = ("_reported", "contexts", "count", "desk", "engine", "image", "tap", "tcp", "tls", "udp")
+    __slots__ = ("_reported", "contexts", "count", "desk", "engine", "image", "tap", "tcp", "tls", "trips", "udp")
 
     def __init__(self, image: Image, count: memoryview, node: str, answering: Answering | None = None,
                  workers: int = 1) -> None:
@@ -49,6 +50,7 @@ class Serving:
         self.udp, self.tcp, self.tls = self.contexts.all()
         self.desk: Desk | None = None
         self.tap: Tap | None = None
+        self.trips: Trips | None = None
         self.engine: Engine | None = None
         self._reported = -float(_REPORT_SECONDS)
 

@@ -39,9 +39,11 @@ from dnsd.serve.images import Images
 from dnsd.serve.stream import Door
 from dnsd.serve.tap import Tap
 from dnsd.serve.tls import Certificate, SecureDoor
+from dnsd.serve.trips import Trips
 from dnsd.serve.udp import Listener, Serving
 
 TICK_SECONDS: Final = 0.25
+TRIPS_TICKS: Final = 4
 STALL_SECONDS: Final = 0.05
 LEAVE_SECONDS: Final = 3.0  # how long a draining worker waits for clients to take their answers
 BACKLOG: Final = 1024
@@ -75,6 +77,7 @@ class Settings(NamedTuple):
     tap_every: int = 1000
     engine: str = finding.AUTO
     pin: bool = False
+    trips: bool = False
 
 
 def main(argument: str) -> int:
@@ -158,6 +161,8 @@ class Worker:
             serving.desk = Desk(_socket(settings.desk), serving, settings.workers)
         if settings.tap >= 0:
             serving.tap = Tap(_socket(settings.tap), settings.tap_every, settings.slot, self._count)
+        if settings.trips:
+            serving.trips = Trips()
         loop = asyncio.get_running_loop()
         door = Door(serving, self._crowd, proxied=Prefixes(settings.proxy_from))
         # New connections are the engine's where nobody asks for more of them than it knows.
@@ -260,6 +265,8 @@ class Worker:
             self._serving.contexts.tick()
         if self._engine is None or self._engine.tick():
             self._head[metrics.BEAT_MS] = int(now * 1000)
+        if self._serving and self._serving.trips is not None and ticks % TRIPS_TICKS == 0:
+            self._tell(self._serving.trips.frame())
         for i, sock in enumerate(self._udp):
             drops = _kernel_drops(sock)
             self._count[metrics.UDP_KERNEL_DROPS] += (drops - self._drops[i]) & 0xFFFFFFFF
@@ -273,6 +280,12 @@ class Worker:
                 self._feed.send(frames.encode(layout.F_ACK, NO_IMAGE, NO_IMAGE))
         if self._unsent:
             self._changed()
+
+    def _tell(self, frame: bytes | None) -> None:
+        """What control may know and need not: it is dropped where control does not read just now."""
+        if frame is not None:
+            with suppress(OSError):
+                self._feed.send(frame)
 
     async def _drain(self) -> None:
         """Take no new connection, answer what has been asked, give clients a moment to take it."""

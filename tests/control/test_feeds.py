@@ -145,3 +145,13 @@ async def test_a_feed_whose_other_end_is_gone(ends: Ends) -> None:
     ends.feeds.remap()
     assert ends.drain(1) == [b"frame", REMAP]
     assert [s["behind"] for s in ends.feeds.status()] == [True, False]
+
+
+async def test_round_trips_are_given_on_and_acknowledge_nothing(ends: Ends) -> None:
+    found: list[object] = []
+    ends.feeds.trips = found.append
+    ends.ends[0].send(frames.encode(layout.F_TRIPS, Stamp(0, 0, 0), Stamp(0, 0, 0), [(3, b"\1" * 11)]))
+    await turns()
+    assert found == [[(3, b"\1" * 11)]]
+    assert ends.feeds.feeds[0].stamp is None
+    assert not ends.feeds.bare.is_set()

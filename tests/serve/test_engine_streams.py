@@ -25,12 +25,12 @@ PLACES = 8
 class Rig:
     """A loop over a listening socket of each family; `tick` is the worker's."""
 
-    def __init__(self, queries: int = 1_000_000, places: int = PLACES) -> None:
+    def __init__(self, queries: int = 1_000_000, places: int = PLACES, trips: bool = False) -> None:
         self.listening = [self._listening(family) for family in (socket.AF_INET, socket.AF_INET6)]
         self.count = counters()
         self.loop = door.Loop(
             [], streams=[(sock.fileno(), sock.family == socket.AF_INET6) for sock in self.listening], queries=queries,
-            places=places)
+            places=places, trips=trips)
         self.publish(sight())
         self.thread = threading.Thread(target=self.loop.run, daemon=True)
         self.thread.start()
@@ -343,3 +343,23 @@ def test_streams_need_a_door() -> None:
     with pytest.raises(ValueError, match="streams"):
         loop.publish(sight(), door.Door(counters()))
     sock.close()
+
+
+@pytest.mark.parametrize("trips", [True, False])
+def test_handshakes_are_kept_where_they_are_wanted_and_as_many_as_there_is_room_for(trips: bool) -> None:
+    rig = Rig(trips=trips)
+    try:
+        for number in range(1100):
+            with rig.connect(0 if number else 1) as client:
+                if number % 100 == 0:
+                    client.sendall(framed(plain(number)))
+                    message(client)
+            rig.clients.clear()
+        until(lambda: rig.count[metrics.TCP_ACCEPTED] == 1100)
+        found = rig.loop.trips()
+        assert len(found) == (1024 if trips else 0)
+        assert {client for client, _ in found} == ({socket.inet_aton("127.0.0.1"), bytes(15) + b"\1"} if trips else set())
+        assert all(0 < microseconds < 1_000_000 for _, microseconds in found)
+        assert rig.loop.trips() == []
+    finally:
+        rig.close()
