@@ -59,6 +59,7 @@ class Laws:
         self._empty: dict[tuple[str, str, int], str] = {}  # node, name, type -> why it may be empty
         self._answered: dict[tuple[str, str, int], frozenset[str]] = {}
         self._out: dict[tuple[str, str, int], dict[str, Out]] = {}
+        self._all_out: dict[tuple[str, int], float] = {}  # when a node last followed that all are down
         self._limits: dict[tuple[str, str, int], deque[tuple[float, int]]] = {}
 
     def attach(self, node: Node, process: Process) -> None:
@@ -138,7 +139,7 @@ class Laws:
         """Health takes away no more than its limit in any minute, unless it has taken all (`_gone`: also as of when
         that was decided). What was taken weighs what its operator says by the time more is taken. Who is drained is so
         as of when it was decided, by that clock: where all others were down then, all are left out for the drained,
-        though here a drain has ended."""
+        though here a drain has ended. Who is drained here and now was not taken by health."""
         key = node.name, name, type_
         out, now_s = self._out.setdefault(key, {}), self.world.loop.time()
         at_ms = process.judge.decided(name) or now_ms
@@ -153,8 +154,11 @@ class Laws:
             limits.popleft()
         if not live & able.keys():  # all are down, or nothing is left to health
             out.clear()
+            if process.judge.decided(name):
+                self._all_out[name, type_] = now_s
             return
-        taken = (before & able.keys()) - live - self._gone(process, name, type_, able)
+        taken = {id_ for id_ in (before & able.keys()) - live - self._gone(process, name, type_, able)
+                 if _state(process.fleet.overrides, able[id_], now_ms) not in ("down", "drain")}
         for id_ in taken:
             measured = process.judge.measured(name, id_, type_)
             if measured.proven and measured.state is not State.UNKNOWN:
@@ -168,15 +172,16 @@ class Laws:
 
     def _gone(self, process: Process, name: str, type_: int, able: dict[str, Endpoint]) -> set[str]:
         """Who was left out because all were down, by what was decided for all nodes: then no limit holds. Nodes at one
-        version answer alike, so it is left out also where one comes that answers one of them after all, which its
-        operator has forced up there: others may not know yet."""
+        version answer alike, so it is left out also where one comes that answers one of them after all: its operator
+        has forced it up there, which others may not know yet, or it is back since others answered none."""
         verdict = process.fleet.verdicts.get(name)
         if verdict is None or not process.judge.decided(name):
             return set()
         removed, past = ({id_ for id_, at_ms in verdict.removals.get(str(key), ())
                           if at_ms > verdict.at_ms - WINDOW_S * 1000} for key in (type_, type_ | PAST))
-        past -= {id_ for id_ in past & able.keys()
-                 if _state(process.fleet.overrides, able[id_], verdict.at_ms) != "up"}
+        if self._all_out.get((name, type_), -WINDOW_S) <= self.world.loop.time() - WINDOW_S:
+            past = {id_ for id_ in past & able.keys()
+                    if _state(process.fleet.overrides, able[id_], verdict.at_ms) == "up"}
         measured = {id_: process.judge.measured(name, id_, type_) for id_ in able}
         settled = {id_ for id_, one in measured.items() if one.proven and one.state is not State.UNKNOWN}
         return removed if settled <= removed | past else set()

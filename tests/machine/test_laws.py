@@ -27,6 +27,11 @@ def addresses(machine: Machine, name: str) -> list[int]:
     return [len(node.workers[0].ask(name)[1]) for node in machine.world.nodes]
 
 
+def live(machine: Machine, name: str) -> list[int]:
+    """How many endpoints each node answers."""
+    return [len(node.process.views.resolved[name].view.live) for node in machine.world.nodes]
+
+
 def test_what_was_good_last_is_answered_when_its_lease_has_ended(machine: Machine) -> None:
     machine.service(LEASED, checked=False, take=3, fallback=False, preset="geo")
     machine.acquire("h3", LEASED)
@@ -111,3 +116,18 @@ def test_who_went_with_all_for_the_fallback_is_left_out_though_one_is_forced_up_
     machine.link((2,), "ok", 0.0)
     machine.go(3.0)
     assert addresses(machine, "a.example.com") == [1, 1, 1], "who is forced up"
+
+
+def test_who_went_with_all_is_left_out_by_one_that_comes_when_another_is_back(machine: Machine) -> None:
+    machine.link((2,), "away", 0.0)
+    machine.go(3.0)
+    machine.service("a.example.com", checked=True, take=3, fallback=True, preset="all")
+    machine.all_die("a.example.com", "refused")
+    machine.go(3.0)
+    assert live(machine, "a.example.com") == [0, 0, 4], "the fallback; one does not know of it"
+    machine.dies("a.example.com", "e0", "live")
+    machine.go(2.0)
+    machine.link((2,), "ok", 0.0)
+    machine.go(3.0)
+    machine.world.laws.check()
+    assert live(machine, "a.example.com") == [1, 1, 1]
