@@ -232,18 +232,18 @@ class _Trials:
         group = np.zeros(len(self.place), np.int64)
         group[known] = station_of_place[at] + 1
         found = infer_rungs.sums(residual, group, count + 1)
-        blocks_at = np.bincount(group, minlength=count + 1)[1:]
         weight = np.bincount(station_of_place, minlength=count)
         stations = _stations(found, Points(
             np.bincount(station_of_place, where.latitude, count) / weight,
             np.bincount(station_of_place, where.longitude, count) / weight), self.sites, between)
         field = infer_field.krige(stations, self.sites, self.ground.places)
         others = np.where(np.isfinite(field.left_out), field.left_out, 0.0)
-        share = (1.0 / np.maximum(blocks_at, 1))[:, None]
         at_blocks = np.zeros(residual.shape)
-        mine = group[known] - 1
-        whole = field.values[self.place[known]]
-        at_blocks[known] = whole + (others[mine] - whole) * share[mine]
+        mine, own = group[known] - 1, np.nan_to_num(residual[known])
+        cells = found.cells[mine + 1]
+        apart = (own - found.total[mine + 1] / np.maximum(cells, 1)) / np.maximum(cells - 1, 1)
+        at_blocks[known] = np.where(
+            cells > 1, field.values[self.place[known]] - field.leverage[mine] * apart, others[mine])
         scale = _variance(stations.residual[:count] - others) / (infer_field.NUGGET**2 + infer_field.PATH**2)
         return field._replace(variance=field.variance * min(4.0, max(0.25, scale))), at_blocks
 

@@ -62,11 +62,12 @@ class Stations(NamedTuple):
 
 class Field(NamedTuple):
     """`values`, `variance` (places, sites) of the path part's error; `left_out` (client stations, sites): what the
-    others say of each."""
+    others say of each; `leverage` likewise: how much of its own residual the field takes over there."""
 
     values: F64
     variance: F64
     left_out: F64
+    leverage: F64
 
 
 def kilometres(one: Points, other: Points) -> F64:
@@ -101,7 +102,8 @@ def krige(stations: Stations, sites: Points, places: Points) -> Field:
     common, path = COMMON**2 * np.exp(-among / COMMON_KM), PATH**2 * np.exp(-among / PATH_KM)
     a, j = np.nonzero(np.isfinite(stations.residual))
     known = common[np.ix_(a, a)] + path[np.ix_(a, a)] * apart[np.ix_(j, j)] + SITE**2 * (j[:, None] == j)
-    known[np.diag_indices_from(known)] += stations.variance[a, j] + NUGGET**2
+    noise = stations.variance[a, j] + NUGGET**2
+    known[np.diag_indices_from(known)] += noise
     inverse = np.linalg.inv(known)
     residual = stations.residual[a, j]
     weights = np.zeros(stations.residual.shape)
@@ -109,7 +111,10 @@ def krige(stations: Stations, sites: Points, places: Points) -> Field:
     to = kilometres(places, stations.at)
     values = (COMMON**2 * np.exp(-to / COMMON_KM) @ weights.sum(axis=1))[:, None] + SITE**2 * weights.sum(axis=0)
     values += PATH**2 * np.exp(-to / PATH_KM) @ weights @ apart
-    return Field(values, _variance(stations, to, sites), _left_out(stations, inverse, weights, (a, j)))
+    leverage = np.zeros(stations.residual.shape)
+    leverage[a, j] = 1.0 - noise * inverse.diagonal()
+    return Field(values, _variance(stations, to, sites), _left_out(stations, inverse, weights, (a, j)),
+                 leverage[: stations.clients])
 
 
 def _left_out(stations: Stations, inverse: F64, weights: F64, cells: tuple[I64, I64]) -> F64:
