@@ -6,8 +6,8 @@ the earth (`rtt.infer_field`), effects of networks (`rtt.infer_rungs`), rows of 
     estimate = distance, plus the field, plus the effects of country, carrier, AS, place, AS at the place, prefix
 
 all in log(ms + SOFT_MS): a detour stretches a long way by more milliseconds than a short one, but the last miles do
-not stretch at all. Each step is asked before it is used: every measured block is predicted from the others (the field
-from other stations only), and a step that does not bring the milliseconds between sites closer is left out. What is
+not stretch at all. Each step is asked before it is used: every measured block is predicted from the others, and a
+step that does not bring the milliseconds between sites closer is left out. What is
 common to all sites is taken out of the question, for no answer depends on it. If all that is left is no better than
 distance, distance it is, and the check says so.
 """
