@@ -285,7 +285,8 @@ class Config(BaseSettings):
         description="this node's name in NSID, status and metrics; left out: the host's")
     site: str | None = Field(
         default=None, pattern=r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
-        description="the site this node stands at, if it is one of the fleet's; its probes then say how far others are")
+        description="the site this node stands at, if it is one of the fleet's; probes and resolvers' "
+                    "connections then say how far from it others are")
     clients: Path | None = Field(
         default=None, description="a list of clients, lines of `prefix,weight`: what services that spill over go by; "
                                   "the same on all nodes; left out: blocks with measured round trips, else the atlas")

@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": PURE | {"disk", "registry", "atlas", "rtt", "watch"},
     "admin": L0 | {"disk", "registry", "control"},
     "drill": {"model"},
+    "agent": set(),
     "cookiefile": {"disk", "dns"},
     "option_types": {"dns"},
     "options": {"disk", "option_types"},
@@ -56,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "supervisor": PURE | {"children", "cookiefile", "disk", "options", "option_types", "sockets", "registry"},
     "cli": PURE | {
         "cookiefile", "disk", "config", "options", "option_types", "supervisor", "registry", "atlas", "control",
-        "admin", "drill", "engine"},
+        "admin", "agent", "drill", "engine"},
     "__main__": {"cli"},
 }
 
@@ -78,6 +79,7 @@ HOMES: dict[str, set[str]] = {
     "siphash24": {"dns"},  # makes cookies the same on all servers (RFC 9018 §4.4); octets in, octets out
     "uvloop": {"serve", "control"},
     "rich": {"cli"},
+    "pyroute2": {"agent"},  # where it is installed
     "matplotlib": {"cli"},  # where it is installed
     "typer": {"cli"},
 }

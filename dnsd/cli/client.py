@@ -25,11 +25,12 @@ _PRECONDITIONS = (409, 412, 428)
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the daemon said: HTTP status, decoded JSON (or text), and the object's ETag if it has one."""
+    """What the daemon said: HTTP status, decoded JSON (or text), its ETag and when to ask again, if it has them."""
 
     status: int
     body: Any
     etag: str | None
+    retry_after_s: float | None = None
 
     def faults(self) -> list[model.Fault]:
         """What a problem+json says is wrong, each with its place; none in any other answer."""
@@ -57,7 +58,7 @@ class Admin:
         """
         reply = self.ask(method, path, body=body, query=query, etag=etag, create_only=create_only)
         if not 200 <= reply.status < 300:
-            raise _refusal(reply, f"{method} {path}")
+            raise refusal(reply, f"{method} {path}")
         return reply
 
     def ask(self, method: str, path: str, *, body: Any = None, query: dict[str, Any] | None = None,
@@ -113,7 +114,8 @@ class Admin:
                 session.request(method, self.url + path, json=body, headers=headers, params=query) as response,
             ):
                 text = await response.text()
-                return Reply(response.status, _decode(text, response.content_type), response.headers.get("ETag"))
+                return Reply(response.status, _decode(text, response.content_type), response.headers.get("ETag"),
+                             _seconds(response.headers.get("Retry-After")))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise Failure(Exit.UNREACHABLE, f"no daemon answers at {self.socket or self.url}: {reason}") from error
@@ -127,6 +129,20 @@ def segment(text: str) -> str:
     return quote(text, safe="/:")
 
 
+def _seconds(text: str | None) -> float | None:
+    """A `Retry-After`, which is seconds or a date (RFC 9110 §10.2.3); None where there is none that can be read."""
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
 def _decode(text: str, content_type: str) -> Any:
     if not text:
         return None
@@ -138,8 +154,8 @@ def _decode(text: str, content_type: str) -> Any:
         raise Failure(Exit.FAILED, f"the daemon's answer is no JSON: {error}") from error
 
 
-def _refusal(reply: Reply, what: str) -> Failure:
-    """problem+json as a failure: all its faults, and the exit code its status stands for."""
+def refusal(reply: Reply, what: str) -> Failure:
+    """A refusal: problem+json as a failure: all its faults, and the exit code its status stands for."""
     problem = reply.body if isinstance(reply.body, dict) else {}
     title = problem.get("title") or f"HTTP {reply.status}"
     detail = problem.get("detail")

@@ -1,0 +1,1 @@
+"""The agent: round trips of the connections that end on a machine, for a dnsd."""
