@@ -86,7 +86,8 @@ class Inside:
             call.request(method, path, json.dumps(body) if body is not None else None, headers)
             reply = call.getresponse()
             data = reply.read()
-            return reply.status, json.loads(data) if "json" in (reply.getheader("Content-Type") or "") else data.decode()
+            as_json = "json" in (reply.getheader("Content-Type") or "")
+            return reply.status, json.loads(data) if as_json else data.decode()
 
     def told(self) -> dict[str, Any]:
         found: dict[str, Any] = self.api("GET", "/v1/status")[1]["measurements"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from dnsd.image import frames, layout
 from dnsd.serve import trips
 from dnsd.serve.crowd import Limits
 from dnsd.serve.trips import Trips
+from tests import certificates
 from tests.serve import doors
 from tests.serve.doors import Rig
 
@@ -75,3 +77,14 @@ def test_a_connection_is_looked_at_when_it_begins_and_a_balancers_is_not(loop: s
         assert all(count == 1 and 0 < median < 1_000_000 for count, median, _ in found.values())
 
     doors.run(loop, scenario, Limits(), proxied=proxied)
+
+
+@pytest.mark.parametrize("loop", list(doors.LOOPS))
+def test_one_of_dns_over_tls_is_looked_at_before_its_handshake(loop: str, tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        made = rig.door.serving.trips = Trips()
+        await rig.connect()
+        await doors.until(lambda: rig.accepted == 1)
+        assert set(told(made)) == {b"\x7f\0\0"}
+
+    doors.run(loop, scenario, Limits(), pair=certificates.write(tmp_path))
