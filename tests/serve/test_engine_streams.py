@@ -333,8 +333,12 @@ def test_what_clients_are_told_of_idling_follows(rig: Rig) -> None:
     client = rig.connect()
     for value in (100, 0):
         rig.loop.keepalive(value)
-        client.sendall(framed(asked))
-        assert struct.pack(">HHH", 11, 2, value) in message(client)
+        until(lambda value=value: _told(client, asked, value))  # what the thread is reading just now has the old one
+
+
+def _told(client: socket.socket, asked: bytes, value: int) -> bool:
+    client.sendall(framed(asked))
+    return struct.pack(">HHH", 11, 2, value) in message(client)
 
 
 def test_streams_need_a_door() -> None:
