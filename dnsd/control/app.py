@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -24,14 +25,13 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from dnsd import disk, metrics
-from dnsd.control import files
+from dnsd.control import files, writes
 from dnsd.control.builder import Builder
 from dnsd.control.clock import Clock
 from dnsd.control.custody import Custody
 from dnsd.control.desk import Answers, Desk
 from dnsd.control.face import Control
 from dnsd.control.feeds import Feeds
-from dnsd.control.files import ImageFiles
 from dnsd.control.health import Health
 from dnsd.control.intake import Intake
 from dnsd.control.judge import Judge
@@ -160,7 +160,7 @@ class Process:
         self.feeds = Feeds(
             [socket.socket(fileno=number) for number in settings.feeds], lambda: self.publisher.remap_frame())
         self.publisher = Publisher(
-            self.views, ImageFiles(settings.state), self.feeds, node=settings.node, clock=self.clock)
+            self.views, files.ImageFiles(settings.state), self.feeds, node=settings.node, clock=self.clock)
         self.maps.publisher = self.publisher
         self.registry = Registry(Link(settings.store_url, settings.registry.prefix))
         self.intake = Intake(
@@ -349,7 +349,7 @@ class Process:
             await self.clock.sleep(pause)
             now = self.clock.monotonic()
             if self.intake.stood and (self.views.unsaved or now - saved > SEEN_S):
-                await asyncio.to_thread(self._write, self.views.dump(self.clock.unix_ms(), self.intake.stood))
+                await writes.done(partial(self._write, self.views.dump(self.clock.unix_ms(), self.intake.stood)))
                 saved = self.clock.monotonic()
                 pause = max(SAVE_S, SAVE_SHARE * (saved - now))
 

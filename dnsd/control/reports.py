@@ -15,11 +15,12 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dnsd import disk
-from dnsd.control import reportfile
+from dnsd.control import reportfile, writes
 from dnsd.control.clock import Allowance, Clock
 from dnsd.control.reportfile import Kept
 from dnsd.control.standing import Measured
@@ -273,7 +274,7 @@ class Reports:
                 await self.tell()
                 await self.look()
                 if self._unsaved and self.clock.monotonic() - self._saved_s >= SAVE_S:
-                    await asyncio.to_thread(self._write, self._dump())
+                    await writes.done(partial(self._write, self._dump()))
         finally:
             self.save()
 

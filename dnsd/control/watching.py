@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from dnsd import disk
+from dnsd.control import writes
 from dnsd.control.clock import Clock
 from dnsd.control.health import Health
 from dnsd.control.healthfile import FILE
@@ -77,7 +79,7 @@ class Watching:
                     self._look()
                 if now - saved >= (SAVE_S if self.health.unsaved else SEEN_S) and self._worth:
                     saved = now
-                    await asyncio.to_thread(self._write, self.health.dump())
+                    await writes.done(partial(self._write, self.health.dump()))
             probing.result()
         finally:
             probing.cancel()
