@@ -4,7 +4,8 @@ Lives here: `Local`, its file, the merge. Does not live here: what an override d
 here (`admin`: only who comes by the socket in the state directory).
 
 A local override takes effect at once, hides the registry's of the same key, and ends by itself. When the registry is
-followed again it is written there with the time that is left, unless an override of that key was made there later.
+followed again it is written there with the time that is left, unless an override of that key was made there later. It
+counts there as made when it was set, so of those that two nodes write the later one holds, whoever comes first.
 The alarm of a loss that nobody has seen yet is kept in the same file.
 """
 
@@ -13,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -31,6 +31,7 @@ FILE: Final = "local.json"
 MOST: Final = 1000
 LARGEST: Final = 1 << 22
 LOOK_S: Final = 0.1
+SAME_MS: Final = 2000
 ONLY_HERE: Final = " (on this node only)"
 _log = logging.getLogger("dnsd.control")
 
@@ -41,8 +42,13 @@ class Store(Protocol):
     async def get(self, kind: Kind, key: str) -> Stored | None:
         """One object."""
 
-    async def put(self, kind: Kind, value: Model, *, actor: str, if_match: str | None) -> Written:
+    async def put(
+        self, kind: Kind, value: Model, *, actor: str, if_match: str | None, left_s: float | None = None,
+    ) -> Written:
         """Create or replace it."""
+
+    async def delete(self, kind: Kind, key: str, *, actor: str, if_match: str | None) -> Written:
+        """Delete it."""
 
 
 class Entry(NamedTuple):
@@ -147,32 +153,44 @@ class Local:
             await self._save()
 
     async def _merge(self, key: str, entry: Entry) -> None:
+        """One step of it. Meanwhile the registry may be away again, and the override ended or set anew."""
         if entry.version:
             if self.fleet.version >= entry.version:  # the registry's own is in force from here on
                 self._drop(key)
             return
-        override = entry.override
+        override, actor = entry.override, f"local:{self.node}:{entry.by}"
         stored = await self.store.get(Kind.OVERRIDE, key)
+        if self.entries.get(key) is not entry or (left_s := self._left_s(entry)) <= 0:
+            return
         if stored is not None and isinstance(stored.value, Override):
-            made_ms = stored.value.until_ms - stored.value.seconds * 1000
-            if made_ms > entry.at_ms:
+            later_ms = stored.value.until_ms - stored.value.seconds * 1000 - (
+                self.clock.unix_ms() - (override.seconds - left_s) * 1000)
+            if abs(later_ms) <= SAME_MS and _same(stored.value, override):  # written, and no word of it came back
+                self._written(key, entry, stored.version)
+                return
+            if later_ms > 0:
                 _log.warning(
                     "the local override %s (%s) is dropped: the registry's was made later", key, override.state)
                 self._drop(key)
                 return
-        value = override.model_copy(update={"seconds": max(1, math.ceil(self._left_s(entry))), "until_ms": 0})
         try:
             written = await self.store.put(
-                Kind.OVERRIDE, value, actor=f"local:{self.node}:{entry.by}",
-                if_match=stored.etag if stored is not None else None)
+                Kind.OVERRIDE, override.model_copy(update={"until_ms": 0}), actor=actor,
+                if_match=stored.etag if stored is not None else None, left_s=left_s)
         except (Invalid, NotFound) as error:
-            _log.error("the local override %s (%s) is dropped: %s", key, override.state, error)
-            self._drop(key)
+            if self.entries.get(key) is entry:
+                _log.error("the local override %s (%s) is dropped: %s", key, override.state, error)
+                self._drop(key)
             return
-        if self.entries.get(key) is entry:
-            self.entries[key] = entry._replace(version=written.version)
-            self._unsaved = True
         _log.info("the local override %s is the registry's now, version %d", key, written.version)
+        if self.entries.get(key) is entry:
+            self._written(key, entry, written.version)
+        elif key not in self.entries:
+            await self.store.delete(Kind.OVERRIDE, key, actor=actor, if_match=written.etag)
+
+    def _written(self, key: str, entry: Entry, version: int) -> None:
+        self.entries[key] = entry._replace(version=version)
+        self._unsaved = True
 
     def _target(self, override: Override) -> bool:
         if override.target == "site":
@@ -214,3 +232,7 @@ class Local:
             except OSError as error:
                 self._unsaved = True
                 _log.error("what is forced on this node alone cannot be written down: %s", error)
+
+
+def _same(one: Override, other: Override) -> bool:
+    return one.model_copy(update={"until_ms": other.until_ms}) == other

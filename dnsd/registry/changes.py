@@ -38,7 +38,7 @@ def arguments(change: Change) -> list[str]:
         extra = f"+{_bits(bool(value.fallback.a), bool(value.fallback.aaaa))}" if kept else (
             f"={_bits('A' in (value.types or ()), 'AAAA' in (value.types or ()))}")
     elif isinstance(value, Override):
-        extra = str(value.seconds)
+        extra = str(value.seconds) if change.left_s is None else f"{change.left_s:.3f}"
     return ["put", change.kind, key_of(value), text(value), expected, site, extra]
 
 

@@ -110,13 +110,16 @@ class Registry:
 
     # Writing
 
-    async def put(self, kind: Kind, value: Model, *, actor: str, if_match: str | None) -> Written:
+    async def put(
+        self, kind: Kind, value: Model, *, actor: str, if_match: str | None, left_s: float | None = None,
+    ) -> Written:
         """Creates or replaces one object.
 
         `if_match` is an etag; None: there must be none yet (PreconditionRequired otherwise); ABSENT: the same as
-        PreconditionFailed; `*`: whatever is there. Raises Invalid, Conflict, PreconditionFailed, PreconditionRequired.
+        PreconditionFailed; `*`: whatever is there. `left_s`: as of `Change`. Raises Invalid, Conflict,
+        PreconditionFailed, PreconditionRequired.
         """
-        change = Change("put", kind, value, if_match=if_match)
+        change = Change("put", kind, value, if_match=if_match, left_s=left_s)
         if broken := rules.shape([change], lambda _: ""):
             raise rules.error(broken)
         return await self._write("put", [change], actor=actor, place=lambda _: "")

@@ -150,10 +150,12 @@ class AuditEntry(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One step of `apply`. A put needs `value`, a delete `key`. `if_match` as in `Registry.put`, but `*` by default."""
+    """One step of `apply`. A put needs `value`, a delete `key`. `if_match` as in `Registry.put`, but `*` by default.
+    `left_s`: how long an override holds still, where that is less than its `seconds`."""
 
     op: Literal["put", "delete"]
     kind: Kind
     value: Model | None = None
     key: str = ""
     if_match: str | None = "*"
+    left_s: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -33,18 +33,32 @@ class Store:
     def __init__(self) -> None:
         self.stored: Stored | None = None
         self.written: list[tuple[Override, str, str | None]] = []
+        self.left_s: list[float | None] = []
+        self.deleted: list[str | None] = []
         self.refuses: Exception | None = None
+        self.meanwhile: Callable[[str], Awaitable[None]] | None = None
 
     async def get(self, kind: Kind, key: str) -> Stored | None:
         assert kind is Kind.OVERRIDE
+        if self.meanwhile is not None:
+            await self.meanwhile("get")
         return self.stored
 
-    async def put(self, kind: Kind, value: Model, *, actor: str, if_match: str | None) -> Written:
+    async def put(
+        self, kind: Kind, value: Model, *, actor: str, if_match: str | None, left_s: float | None = None,
+    ) -> Written:
+        if self.meanwhile is not None:
+            await self.meanwhile("put")
         if self.refuses is not None:
             raise self.refuses
         assert isinstance(value, Override)
         self.written.append((value, actor, if_match))
+        self.left_s.append(left_s)
         return Written(value.key, "e", 40, True, "fsync")
+
+    async def delete(self, kind: Kind, key: str, *, actor: str, if_match: str | None) -> Written:
+        self.deleted.append(if_match)
+        return Written(key, "", 41, False, "fsync")
 
 
 class Node:
@@ -110,7 +124,7 @@ async def test_a_clock_that_is_set_back_makes_none_longer(
     if follows:
         node.follow()
         await node.local.turn()
-        assert [value.seconds for value, _, _ in node.store.written] == [40]
+        assert node.store.left_s == [40]
     clock.ms += 39_000
     await node.local.turn()
     assert KEY in node.local.entries
@@ -182,7 +196,8 @@ async def test_it_is_written_to_the_registry_with_the_time_left(node: Node) -> N
     node.store.refuses = None
     await node.local.turn()
     [(value, actor, if_match)] = node.store.written
-    assert (value.seconds, value.reason, actor, if_match) == (40, "test", "local:n1:uid-0", None)
+    assert (value.seconds, value.reason, actor, if_match) == (60, "test", "local:n1:uid-0", None)
+    assert node.store.left_s == [39.5]
     await node.local.turn()
     assert KEY in node.local.entries  # in force until the registry's own has come
     assert len(node.store.written) == 1
@@ -213,3 +228,80 @@ async def test_what_has_gone_meanwhile_is_dropped(node: Node) -> None:
     await node.local.turn()
     assert not node.local.entries
     assert json.loads((node.rig.state / FILE).read_text())["overrides"] == []
+
+
+@pytest.mark.parametrize("first", ["earlier", "later"])
+async def test_of_two_nodes_the_one_that_was_forced_later_holds(node: Node, tmp_path: Path, first: str) -> None:
+    """Whoever comes first to the registry: there it counts as made when it was set, not when it was written."""
+    (tmp_path / "other").mkdir()
+    other = Node(tmp_path / "other")
+    await other.open()
+    await node.local.force(down(), "uid-0")
+    other.rig.clock.ms = node.rig.clock.ms = NOW + 20_000
+    await other.local.force(down(300).model_copy(update={"state": "up"}), "uid-0")
+    other.rig.clock.ms = node.rig.clock.ms = NOW + 40_000
+    stored: Stored | None = None
+    for one in (node, other) if first == "earlier" else (other, node):
+        one.store.stored = stored
+        one.follow()
+        await one.local.turn()
+        for value, _, _ in one.store.written:  # as the script keeps it
+            left_s = one.store.left_s[0] or value.seconds
+            until_ms = one.rig.clock.ms + round(left_s * 1000)
+            stored = Stored(value.model_copy(update={"until_ms": until_ms}), "etag", 30)
+    assert stored is not None
+    assert isinstance(stored.value, Override)
+    assert stored.value.state == "up"
+    other.rig.close()
+
+
+@pytest.mark.parametrize(("during", "fault"), [
+    ("get", None), ("get", "later"), ("put", None), ("put", Invalid("no such endpoint"))])
+async def test_what_is_set_again_during_a_merge_is_not_lost(
+        node: Node, during: str, fault: Exception | str | None) -> None:
+    await node.local.force(down(), "uid-0")
+    node.follow()
+
+    async def again(step: str) -> None:
+        if step == during:
+            node.store.meanwhile = None
+            node.intake.connected, node.intake._epoch = False, None
+            node.rig.clock.ms += 10
+            await node.local.force(down(600), "uid-1")
+
+    node.store.meanwhile = again
+    if fault == "later":
+        node.store.stored = Stored(override("endpoint", A1.key, "up", until_ms=NOW + 3_700_000), "etag", 30)
+    elif isinstance(fault, Exception):
+        node.store.refuses = fault
+    await node.local.turn()
+    assert [entry.by for entry in node.local.entries.values()] == ["uid-1"]
+    assert node.local.entries[KEY].version == 0
+    assert node.rig.fleet.overrides[KEY].state == "down"
+
+
+@pytest.mark.parametrize("during", ["get", "put"])
+async def test_what_is_ended_during_a_merge_is_ended_in_the_registry_too(node: Node, during: str) -> None:
+    await node.local.force(down(), "uid-0")
+    node.follow()
+
+    async def ended(step: str) -> None:
+        if step == during:
+            assert await node.local.clear(KEY, "uid-0")
+
+    node.store.meanwhile = ended
+    await node.local.turn()
+    assert node.store.deleted == (["e"] if during == "put" else [])
+    assert len(node.store.written) == len(node.store.deleted)
+    assert not node.local.entries
+
+
+async def test_no_word_came_back_of_what_was_written(node: Node) -> None:
+    """It is there already, and a clock that is a little ahead makes it no later one."""
+    await node.local.force(down(), "uid-0")
+    node.rig.clock.ms += 20_000
+    node.store.stored = Stored(down().model_copy(update={"until_ms": NOW + 60_040}), "etag", 30)
+    node.follow()
+    await node.local.turn()
+    assert not node.store.written
+    assert node.local.entries[KEY].version == 30

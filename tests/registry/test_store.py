@@ -201,6 +201,18 @@ async def test_an_override_ends_by_itself(registry: Registry, raw: Redis) -> Non
     assert entry.before["state"] == "down"
 
 
+async def test_an_override_of_which_a_part_is_left(registry: Registry, raw: Redis) -> None:
+    """Its end and its seconds tell when it was made."""
+    await registry.put(Kind.OVERRIDE, s.override(seconds=600), actor="a", if_match=None, left_s=39.5)
+    stored = await registry.get(Kind.OVERRIDE, "site:fra")
+    assert stored is not None
+    seconds, micros = await raw.time()
+    left_s = stored.value.until_ms / 1000 - seconds - micros / 1e6
+    assert stored.value.seconds == 600
+    assert 37 < left_s <= 39.5
+    assert await raw.zscore("dnsd:until", "site:fra") == stored.value.until_ms
+
+
 async def test_an_override_ended_by_hand_or_renewed_does_not_end_again(registry: Registry, raw: Redis) -> None:
     for target, name in (("site", "fra"), ("service", s.API)):
         await registry.put(Kind.OVERRIDE, s.override(name, target=target), actor="a", if_match=None)
