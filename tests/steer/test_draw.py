@@ -29,6 +29,10 @@ def test_cost_table_is_the_logarithm() -> None:
     assert draw.COST[-1] > 0
 
 
+def test_no_library_decides_a_bit_of_the_table() -> None:
+    assert tuple(map(draw._log, range(4096))) == draw.COST
+
+
 def test_mix_is_the_finaliser_of_splitmix64() -> None:
     """Outputs of SplitMix64 seeded with 1234567, a published check of that generator."""
     states = [(1234567 + step * 0x9E3779B97F4A7C15) % 2**64 for step in range(1, 6)]
