@@ -20,7 +20,7 @@ VERBS = {
     "query": "query:query", "apply": "apply:apply", "sites": "fleet:sites", "services": "fleet:services",
     "endpoints": "fleet:endpoints", "leases": "fleet:leases", "overrides": "fleet:overrides", "token": "fleet:tokens",
     "data": "data:app", "cookies": "cookies:app", "drill": "drill:drill", "simulate": "simulate:simulate",
-    "agent": "agent:agent",    "registry": "registry:app",
+    "agent": "agent:agent", "registry": "registry:app",
 }  # verb -> where in dnsd.cli: a command, or an app of commands
 
 
