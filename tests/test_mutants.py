@@ -38,6 +38,7 @@ TESTS: Final = {
     "affinity": ["tests/atlas/test_affinity.py"],
     "infer": ["tests/rtt/test_infer.py", "tests/atlas/test_vectors.py"],
     "laws": ["tests/machine/test_laws.py"],
+    "ramps": ["tests/control/test_ramps.py"],
     "removed": ["tests/control/test_removed.py", "tests/control/test_views.py", "tests/control/test_local.py"],
 }
 
@@ -225,15 +226,17 @@ MUTANTS: Final = [
     ("laws", "dnsd/registry/lua/renew.lua", "clock + tonumber(ttl) * 1000", "clock + tonumber(ttl) * 100"),
     ("laws", "dnsd/registry/lua/renew.lua", "if held == fence then", "if held ~= fence then"),
     ("laws", "dnsd/registry/leases.py", "[renewal.id, str(renewal.fence)", "[renewal.id, str(renewal.fence + 1)"),
-    ("laws", "dnsd/control/builder.py", "self.arrivals.ahead_ms(before))", "0)"),
-    ("laws", "dnsd/control/removed.py", "moved(kept, self._jumped())", "kept"),
+    ("laws", "dnsd/control/builder.py", "else self.arrivals.ahead_ms(before)", "else 0"),
+    ("laws", "dnsd/control/removed.py", "moved(kept, self._steady.jumped_ms())", "kept"),
     ("removed", "dnsd/control/removed.py", "if id_ in known else was.get(id_, now_ms))", "+ 0 * now_ms)"),
     ("removed", "dnsd/control/removed.py", "was.get(id_, now_ms))", "now_ms)"),
     ("removed", "dnsd/control/removed.py", "if id_ not in there and now_ms - at_ms < WINDOW_MS)", "if False)"),
     ("removed", "dnsd/control/removed.py", "known[0] is verdict or known[0] == verdict", "known[0] is verdict"),
-    ("removed", "dnsd/control/removed.py", "- self._jumped() - at_ms", "* 0"),
+    ("removed", "dnsd/control/removed.py", "self._steady.met(at_ms)", "0"),
     ("removed", "dnsd/control/views.py", "self._asof_ms = min(first, now_ms), max(last, now_ms)", "pass"),
     ("removed", "dnsd/control/local.py", "self._ends_s[override.key] - self.clock.monotonic())", "float('inf'))"),
+    ("ramps", "dnsd/control/builder.py", "health.later(judged.back_ms, ahead_ms)", "judged.back_ms"),
+    ("ramps", "dnsd/control/reports.py", "breakers.moved(one.breaker, by_ms)", "one.breaker"),
     ("laws", "dnsd/control/votes.py", "and not self._marks.get(node, UNMARKED)[1]", "and True"),
 ]
 

@@ -196,15 +196,16 @@ class Builder:
         self.own.renew(name)  # it may not have been resolved since it changed
         before = self.fleet.verdicts.get(name)
         known = cells_of(before)
+        ahead_ms = 0 if before is None else self.arrivals.ahead_ms(before)
         cells: dict[str, Judged] = {}
         measured: dict[tuple[str, int], Measured] = {}
         for place in self.places(service):
-            judged, rules = self._judged(service, place, known.get(place.key), now_ms)
+            judged, rules = self._judged(service, place, known.get(place.key), now_ms, ahead_ms)
             final = self.advised(name, place, measured_of(judged, rules, now_ms), now_ms)
             measured[place.id, place.type] = final
             cells[place.key] = judged._replace(
                 state=final.state, share=final.share, doubt=final.doubt, why=final.result)
-        removals = {} if before is None else moved(removals_of(before), self.arrivals.ahead_ms(before))
+        removals = {} if before is None else moved(removals_of(before), ahead_ms)
         found = resolve.resolve(
             self.fleet, name, self.memories.get(name, {}), now_ms, 0,
             resolve.Health(lambda id_, type_: measured.get((id_, type_), Measured()), removals, speaks=True))
@@ -233,21 +234,22 @@ class Builder:
         spot = self.own.spot(service, id_, type_)
         return Place(f"{id_}/{types.type_text(type_)}@{spot.name if spot is not None else ''}", id_, type_, spot)
 
-    def _judged(self, service: Service, place: Place, was: Judged | None, now_ms: int) -> tuple[Judged, Rules]:
-        """What the votes come to, after what was decided before."""
+    def _judged(
+        self, service: Service, place: Place, was: Judged | None, now_ms: int, ahead_ms: int,
+    ) -> tuple[Judged, Rules]:
+        """What the votes come to, after what was decided before, by a clock that this node's is ahead of."""
         spot = place.spot
         if spot is None or service.check == "none":
             return Judged(State.UP, State.UP), Rules()
         cell = spot.cell
         if was is None:  # what a former check has found, or that nothing is known
-            was = Judged(cell.state, cell.state, cell.since_ms, cell.back_ms, proven=cell.proven)
+            was, ahead_ms = Judged(cell.state, cell.state, cell.since_ms, cell.back_ms, proven=cell.proven), 0
         said = self.votes.told(spot.name)
         state = quorum.verdict(
             self.votes.of(spot.name), now_ms, fresh_ms=FRESH_MS, min_up=service.check.min_up_percent * 10)
         if state is State.UNKNOWN:
             state = State(was.base)
-        # What was decided by a clock that was ahead, has happened now.
-        since_ms, back_ms = min(was.since_ms, now_ms), min(was.back_ms, now_ms)
+        since_ms, back_ms = (min(health.later(ms, ahead_ms), now_ms) for ms in (was.since_ms, was.back_ms))
         if state != was.base:
             since_ms = now_ms
             back_ms = now_ms if was.base == State.DOWN and state is not State.UNKNOWN else back_ms
@@ -258,9 +260,10 @@ class Builder:
         return Judged(state, state, since_ms, back_ms, health.WHOLE, doubt, proven, why), spot.rules
 
 
-def measured_of(judged: Judged, rules: Rules, now_ms: int) -> Measured:
-    """What was decided of an address, before anything else speaks: its ramp goes on with time."""
-    cell = Cell(State(judged.base), back_ms=judged.back_ms)
+def measured_of(judged: Judged, rules: Rules, now_ms: int, ahead_ms: int = 0) -> Measured:
+    """What was decided of an address, before anything else speaks: its ramp goes on with time. This node's clock is so
+    far ahead of the one it was decided by."""
+    cell = Cell(State(judged.base), back_ms=health.later(judged.back_ms, ahead_ms))
     return Measured(
         State(judged.base), health.share(cell, now_ms, rules), judged.doubt, judged.why,
         judged.proven or judged.base != State.DOWN, health.step_at(cell, now_ms, rules))

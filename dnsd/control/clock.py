@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Final
+
+JUMP_MS: Final = 500
+"""What the wall clock differs by more has jumped; less is noise, or a clock that is steered."""
 
 
 class Clock:
@@ -24,6 +28,34 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         """Let others run for that long."""
         await asyncio.sleep(seconds)
+
+
+class Steady:
+    """Unix ms that go on as time passes, whatever becomes of the wall clock: as by that clock when this was made.
+
+    What a process remembers by them keeps its age when the wall clock jumps.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began_ms = clock.unix_ms() - clock.monotonic() * 1000
+        self._jumped_ms = 0
+
+    def jumped_ms(self) -> int:
+        """How far the wall clock has jumped since this was made: what to add to a time of this for one of that."""
+        jumped_ms = round(self._clock.unix_ms() - self._clock.monotonic() * 1000 - self._began_ms)
+        if abs(jumped_ms - self._jumped_ms) > JUMP_MS:
+            self._jumped_ms = jumped_ms
+        return self._jumped_ms
+
+    def now_ms(self) -> int:
+        """The present."""
+        return self._clock.unix_ms() - self.jumped_ms()
+
+    def met(self, at_ms: int) -> int:
+        """What to add to times that another process has written down at `at_ms` by the wall clock. How long that is
+        ago nobody can say, so they are as old now as they were then."""
+        return self.now_ms() - at_ms
 
 
 class Allowance:

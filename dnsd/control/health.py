@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dnsd.control import healthfile, targets
-from dnsd.control.clock import Clock
+from dnsd.control.clock import Clock, Steady
 from dnsd.control.publish import Publisher
 from dnsd.control.removed import Removed
 from dnsd.control.resolve import Removals
@@ -33,7 +33,7 @@ from dnsd.watch.outcome import Outcome
 from dnsd.watch.schedule import Target
 
 KEPT_MS: Final = 600_000
-"""How long a state that was written down is worth something."""
+"""How long a state that was written down is worth something; by the clock, which may have been set since."""
 
 LISTED: Final = 100
 _log = logging.getLogger("dnsd.control")
@@ -74,6 +74,7 @@ class Health:
         self._checks: dict[str, checks.Check] = {}
         self._targets: dict[str, dict[tuple[str, int], Target]] = {}  # service -> (endpoint id, type) -> target
         self._unchecked: set[str] = set()  # services that had no check when they were last looked at
+        self._steady = Steady(clock)  # which all cells go by
         self._removed = Removed(clock)
         self._restored: dict[str, Cell] = {}
         self._restored_ms = 0
@@ -170,7 +171,7 @@ class Health:
         """What is known of a target that someone begins to ask for."""
         name = targets.name(target)
         kept = self._restored.pop(name, None)
-        if self._clock.unix_ms() - self._restored_ms > KEPT_MS:
+        if self._steady.now_ms() - self._restored_ms > KEPT_MS:
             kept = None
         others = self._cells[target].items()
         found = (cell for other, cell in others if self._names[target, other] not in self._assumed and cell.since_ms)
@@ -215,6 +216,7 @@ class Health:
         before = self._cells.get(target)
         if before is None:
             return
+        at_ms -= self._steady.jumped_ms()
         touched: list[str] = []
         said: dict[str, Said] = {}
         for way, cell in before.items():
@@ -243,9 +245,8 @@ class Health:
         if target is None:
             return None
         way = self._owners[target][service]
-        return Spot(
-            self._names[target, way], self._cells[target][way], way.rules, self._result(target),
-            target not in self._away)
+        cell = health.moved(self._cells[target][way], self._steady.jumped_ms())
+        return Spot(self._names[target, way], cell, way.rules, self._result(target), target not in self._away)
 
     def measured(self, service: str, id_: str, type_: int) -> Measured:
         """What is known of an endpoint's address; up where nothing is measured."""
@@ -253,11 +254,12 @@ class Health:
         if target is None or self.schedule is None:
             return Measured()
         way = self._owners[target][service]
-        cell, now_ms = self._cells[target][way], self._clock.unix_ms()
+        cell, now_ms = self._cells[target][way], self._steady.now_ms()
         settled = cell.state in (State.UP, State.DEGRADED)
         return Measured(
             cell.state, health.share(cell, now_ms, way.rules), cell.doubt, "" if settled else self._result(target),
-            settled or cell.proven, health.step_at(cell, now_ms, way.rules))
+            settled or cell.proven,
+            health.later(health.step_at(cell, now_ms, way.rules), self._steady.jumped_ms()))
 
     def removals(self, service: str) -> Removals:
         """What the limits remember of a service."""
@@ -343,7 +345,7 @@ class Health:
                     yield {"services": sorted(self._asking(target, way))[:LISTED], **self._told(target, way)}
 
     def _told(self, target: Target, way: Way) -> dict[str, Any]:
-        cell = self._cells[target][way]
+        cell = health.moved(self._cells[target][way], self._steady.jumped_ms())
         standing = self.schedule.standing(target) if self.schedule is not None else None
         last = standing.last if standing is not None else None
         return {
@@ -375,16 +377,19 @@ class Health:
     def dump(self) -> Callable[[], bytes]:
         """What a successor should know, as it is now; called, its octets, which may take a while."""
         self.unsaved = False
-        at_ms = self._clock.unix_ms()
-        cells = [(target, cell) for target, some in self._cells.items() for cell in list(some.values())[:1]]
+        at_ms, by_ms = self._clock.unix_ms(), self._steady.jumped_ms()
+        cells = [(target, health.moved(cell, by_ms))
+                 for target, some in self._cells.items() for cell in list(some.values())[:1]]
         usual = self.schedule.dump() if self.schedule is not None else {}
         return partial(healthfile.octets, at_ms, cells, self._removed.dump(), usual)
 
     def restore(self, path: Path) -> None:
         """Take over what a former process wrote, unless that is too long ago. ValueError: unreadable; OSError."""
         kept = healthfile.read(path)
-        if kept is not None and 0 <= self._clock.unix_ms() - kept.at_ms <= KEPT_MS:
-            self._restored, self._restored_ms = kept.cells, kept.at_ms
+        if kept is not None and abs(self._clock.unix_ms() - kept.at_ms) <= KEPT_MS:
+            by_ms = self._steady.met(kept.at_ms)
+            self._restored = {name: health.moved(cell, by_ms) for name, cell in kept.cells.items()}
+            self._restored_ms = self._steady.now_ms()
             self._removed.restore(kept.removals, kept.at_ms)
             if self.schedule is not None:
                 self.schedule.restore(kept.baselines)

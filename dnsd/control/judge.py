@@ -129,7 +129,8 @@ class Judge:
         if spot is None:
             found = Measured()
         elif judged is not None and not self._counts(spot.name):
-            found = measured_of(judged, spot.rules, now_ms)
+            ahead_ms = self.builder.arrivals.ahead_ms(self.fleet.verdicts[service])
+            found = measured_of(judged, spot.rules, now_ms, ahead_ms)
             found = found._replace(doubt=found.doubt or (spot.watched and spot.cell.doubt))
         else:
             found = self.own.measured(service, place.id, place.type)

@@ -12,34 +12,28 @@ passed since, and by nothing else. What came before this process began was met w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
 
-from dnsd.control.clock import Clock
+from dnsd.control.clock import JUMP_MS, Clock, Steady
 from dnsd.control.resolve import PAST, Removals
 from dnsd.registry.models import Verdict
 from dnsd.steer.limits import WINDOW_MS, Removal
-
-AGREE_MS: Final = 500
-"""Clocks that differ by no more are taken to agree: it is the way of a verdict, or noise."""
 
 
 class Removed:
     """A node's own memory, by service. What is kept and given is unix ms by its clock as it is at that moment."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._began_ms = clock.unix_ms() - clock.monotonic() * 1000
-        self._jumped_ms = 0
+        self._steady = Steady(clock)
         self._kept: dict[str, Removals] = {}  # as by the clock when this process began
 
     def of(self, service: str) -> Removals:
         """What the limits remember of a service."""
         kept = self._kept.get(service)
-        return {} if kept is None else moved(kept, self._jumped())
+        return {} if kept is None else moved(kept, self._steady.jumped_ms())
 
     def keep(self, service: str, removals: Removals) -> bool:
         """Remember this; whether it is news."""
-        found = moved({type_: some for type_, some in removals.items() if some}, -self._jumped())
+        found = moved({type_: some for type_, some in removals.items() if some}, -self._steady.jumped_ms())
         if found == self._kept.get(service, {}):
             return False
         self._kept[service] = found
@@ -57,15 +51,8 @@ class Removed:
 
     def restore(self, found: Mapping[str, Removals], at_ms: int) -> None:
         """What a former process remembered at `at_ms` by its clock."""
-        by_ms = self._clock.unix_ms() - self._jumped() - at_ms
+        by_ms = self._steady.met(at_ms)
         self._kept = {service: moved(some, by_ms) for service, some in found.items()}
-
-    def _jumped(self) -> int:
-        """How far the wall clock has jumped since this process began."""
-        jumped_ms = round(self._clock.unix_ms() - self._clock.monotonic() * 1000 - self._began_ms)
-        if abs(jumped_ms - self._jumped_ms) > AGREE_MS:
-            self._jumped_ms = jumped_ms
-        return self._jumped_ms
 
 
 class Arrivals:
@@ -87,7 +74,7 @@ class Arrivals:
         self.meet(verdict)
         passed_ms = (self._clock.monotonic() - self._met[verdict.service][1]) * 1000
         ahead_ms = round(self._clock.unix_ms() - passed_ms - verdict.at_ms)
-        return ahead_ms if abs(ahead_ms) > AGREE_MS else 0
+        return ahead_ms if abs(ahead_ms) > JUMP_MS else 0
 
     def forget(self, service: str) -> None:
         """There is no such service any more."""

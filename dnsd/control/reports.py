@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from dnsd import disk
 from dnsd.control import reportfile, writes
-from dnsd.control.clock import Allowance, Clock
+from dnsd.control.clock import Allowance, Clock, Steady
 from dnsd.control.reportfile import Kept
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
@@ -114,12 +114,13 @@ class Reports:
         self._wake = asyncio.Event()
         self._file = state / reportfile.FILE if state is not None else None
         self._saved_s, self._unsaved = clock.monotonic(), False
+        self._steady = Steady(clock)  # which all times here go by
 
     # --- asked ---
 
     def speaks(self, service: str) -> bool:
         """Whether reports say, or said within a minute, something of a service that changes answers."""
-        now_ms = self.clock.unix_ms()
+        now_ms = self._steady.now_ms()
         return any(one.opinion != PLAIN or (one.spoke_ms and now_ms - one.spoke_ms < SILENT_MS)
                    for one in self._known.get(service, {}).values())
 
@@ -141,8 +142,9 @@ class Reports:
         if opinion.mode is Mode.HALF_OPEN:
             return measured._replace(
                 share=min(measured.share, breakers.HALF_OPEN_SHARE), doubt=True, result="tried again with a little")
-        ramp_ms = self._ramp_ms(service)
-        step_ms = breakers.step_at(known.breaker, now_ms, ramp_ms)
+        ramp_ms, jumped_ms = self._ramp_ms(service), self._steady.jumped_ms()
+        now_ms -= jumped_ms
+        step_ms = health.later(breakers.step_at(known.breaker, now_ms, ramp_ms), jumped_ms)
         return measured._replace(
             share=min(measured.share, breakers.share(known.breaker, now_ms, ramp_ms)),
             step_ms=min(filter(None, (measured.step_ms, step_ms)), default=0))
@@ -163,8 +165,9 @@ class Reports:
             return None
         reporters = {who: {"outcomes": sum(one[1] for one in window), "failed": sum(one[2] for one in window)}
                      for who, window in sorted(known.windows.items())}
-        return {"breaker": known.breaker.mode.name.lower().replace("_", " "), "unhealthy": known.opinion.sick,
-                "slow": known.opinion.slow, "heard_ms": known.heard_ms, "reporters": reporters}
+        heard_ms, mode = known.heard_ms + self._steady.jumped_ms(), known.breaker.mode
+        return {"breaker": mode.name.lower().replace("_", " "), "unhealthy": known.opinion.sick,
+                "slow": known.opinion.slow, "heard_ms": heard_ms, "reporters": reporters}
 
     # --- told ---
 
@@ -197,10 +200,6 @@ class Reports:
             if one is not None:
                 self._take(one)
 
-    def take(self, one: Told) -> None:
-        """A report, wherever it came from."""
-        self._take(one)
-
     def renewed(self, keys: Iterable[str]) -> None:
         """These endpoints were registered anew: what the former process said of itself is not so any more."""
         for key in keys:
@@ -215,7 +214,7 @@ class Reports:
             return False
         service, _, id_ = one.key.rpartition("/")
         known = self._known.setdefault(service, {}).setdefault(id_, Known())
-        now_ms, who = self.clock.unix_ms(), one.reporter
+        now_ms, who = self._steady.now_ms(), one.reporter
         self.taken += 1
         known.heard_ms = now_ms
         if one.sick_ms is not None:
@@ -298,7 +297,7 @@ class Reports:
 
     async def look(self) -> None:
         """Notice what time alone has changed, and forget who is not spoken of any more."""
-        now_ms = self.clock.unix_ms()
+        now_ms = self._steady.now_ms()
         for number, key in enumerate(list(self._hot)):
             if number % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
@@ -307,9 +306,7 @@ class Reports:
                 del self._hot[key]
                 continue
             self._turn(key, known, now_ms)
-            if known.opinion != PLAIN:
-                continue
-            if known.spoke_ms and now_ms - known.spoke_ms >= SILENT_MS:
+            if known.opinion == PLAIN and known.spoke_ms and now_ms - known.spoke_ms >= SILENT_MS:
                 known.spoke_ms = 0
                 self.changed((key.rpartition("/")[0],))
         self._forget(now_ms)
@@ -332,11 +329,12 @@ class Reports:
         except (ValueError, OSError) as error:
             _log.error("what was reported is lost: %s", error)
             return
-        now_ms = self.clock.unix_ms()
-        for one in kept if 0 <= now_ms - at_ms <= KEPT_MS else ():
+        now_ms, by_ms = self._steady.now_ms(), self._steady.met(at_ms)
+        for one in kept if abs(self.clock.unix_ms() - at_ms) <= KEPT_MS else ():
             service, _, id_ = one.key.rpartition("/")
             paces = {OTHERS: Pace(True, 0, now_ms)} if one.slow else {}
-            known = Known(paces=paces, breaker=one.breaker, sick_ms=one.sick_ms, heard_ms=now_ms)
+            known = Known(paces=paces, breaker=breakers.moved(one.breaker, by_ms),
+                          sick_ms=health.later(one.sick_ms, by_ms), heard_ms=now_ms)
             self._known.setdefault(service, {})[id_] = known
             self._turn(one.key, known, now_ms)
 
@@ -347,8 +345,10 @@ class Reports:
 
     def _dump(self) -> bytes:
         self._unsaved, self._saved_s = False, self.clock.monotonic()
+        by_ms = self._steady.jumped_ms()
         return reportfile.octets(self.clock.unix_ms(), (
-            Kept(f"{service}/{id_}", known.breaker, known.sick_ms, known.opinion.slow)
+            Kept(f"{service}/{id_}", breakers.moved(known.breaker, by_ms), health.later(known.sick_ms, by_ms),
+                 known.opinion.slow)
             for service, some in self._known.items() for id_, known in some.items() if known.opinion != PLAIN))
 
     def _write(self, data: bytes) -> None:

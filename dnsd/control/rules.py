@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from pydantic import BaseModel
 
-from dnsd.control.clock import Clock
+from dnsd.control.clock import Clock, Steady
 from dnsd.control.reports import RAMP_MS
 from dnsd.control.standing import Measured
 from dnsd.control.state import Fleet
@@ -70,6 +70,7 @@ class Rules:
         self._due: dict[str, float] = {}
         self._problems: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self._steady = Steady(clock)  # which all times here go by
 
     # --- asked ---
 
@@ -97,7 +98,9 @@ class Rules:
         if declared.then == "degraded":
             return measured
         cell, rules = Cell(State.UP, back_ms=series.back_ms), health.Rules(ramp_ms=self._ramp_ms(service))
-        step_ms = health.step_at(cell, now_ms, rules)
+        jumped_ms = self._steady.jumped_ms()
+        now_ms -= jumped_ms
+        step_ms = health.later(health.step_at(cell, now_ms, rules), jumped_ms)
         return measured._replace(
             share=min(measured.share, health.share(cell, now_ms, rules)),
             step_ms=min(filter(None, (measured.step_ms, step_ms)), default=0))
@@ -111,10 +114,10 @@ class Rules:
 
     def of(self, service: str) -> dict[str, Any] | None:
         """One service's rule for people: each value as it was last, its baseline, whether it is bad; None: no rule."""
-        declared = self._rules.get(service)
+        declared, jumped_ms = self._rules.get(service), self._steady.jumped_ms()
         return None if declared is None else {
             "rule": _words(declared), "problem": self._problems.get(service), "values": {
-                id_ or "*": {"value": series.value, "at_ms": series.seen_ms, "bad": series.bad,
+                id_ or "*": {"value": series.value, "at_ms": series.seen_ms + jumped_ms, "bad": series.bad,
                              "baseline": round(series.baseline, 6)}
                 for id_, series in sorted(self._series.get(service, {}).items())}}
 
@@ -182,7 +185,7 @@ class Rules:
         self._take(name, declared, values)
 
     def _take(self, name: str, declared: checks.Rule, values: Mapping[str, float]) -> None:
-        now_ms, gap_ms = self.clock.unix_ms(), MISSED * declared.interval_ms
+        now_ms, gap_ms = self._steady.now_ms(), MISSED * declared.interval_ms
         bound = Bound(declared.above, declared.below, declared.percent_below_baseline, declared.for_ms)
         members = self.fleet.members.get(name, {})
         before = self._series.get(name, {})

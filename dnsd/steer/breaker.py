@@ -142,6 +142,13 @@ def step_at(breaker: Breaker, now_ms: int, ramp_ms: int) -> int:
     return health.step_at(Cell(State.UP, back_ms=breaker.back_ms), now_ms, Rules(ramp_ms=ramp_ms))
 
 
+def moved(breaker: Breaker, by_ms: int) -> Breaker:
+    """The same by another clock."""
+    return breaker._replace(
+        since_ms=health.later(breaker.since_ms, by_ms), first_ms=health.later(breaker.first_ms, by_ms),
+        back_ms=health.later(breaker.back_ms, by_ms))
+
+
 def open_ms(breaker: Breaker) -> int:
     """How long it stays open this time."""
     return OPEN_MS << min(max(0, breaker.trips - 1), MOST_DOUBLINGS)
@@ -170,7 +177,7 @@ def _clocked(breaker: Breaker, now_ms: int) -> Breaker:
         return breaker
     return breaker._replace(
         since_ms=min(breaker.since_ms, now_ms), first_ms=min(breaker.first_ms, now_ms),
-        back_ms=breaker.back_ms if breaker.back_ms <= now_ms else 0)
+        back_ms=min(breaker.back_ms, now_ms))
 
 
 def _tallies(windows: Mapping[str, Window], first: int, last: int) -> list[Tally]:

@@ -71,7 +71,7 @@ def seen(cell: Cell, ok: bool, now_ms: int, rules: Rules, *, rtt_ms: float = 0.0
     weight = weighed(cell, now_ms)
     cell = cell._replace(
         streak=streak, weight=weight, weighed_ms=now_ms, doubt=not ok and cell.state is not State.DOWN,
-        back_ms=cell.back_ms if cell.back_ms <= now_ms else 0)  # the clock was set back: no ramp when it is there again
+        back_ms=min(cell.back_ms, now_ms))
     if not ok:
         if cell.state is State.DOWN or -streak < rules.fall:
             return cell
@@ -115,8 +115,8 @@ def weighed(cell: Cell, now_ms: int) -> int:
 def share(cell: Cell, now_ms: int, rules: Rules) -> int:
     """The part of its weight a target gets, of 1000: all, or after a recovery one eighth more each eighth of the ramp.
     """
-    passed = now_ms - cell.back_ms
-    if cell.state is State.DOWN or not cell.back_ms or passed < 0 or passed >= rules.ramp_ms:
+    passed = max(0, now_ms - cell.back_ms)
+    if cell.state is State.DOWN or not cell.back_ms or passed >= rules.ramp_ms:
         return WHOLE
     return WHOLE * (1 + passed * STEPS // rules.ramp_ms) // STEPS
 
@@ -125,5 +125,17 @@ def step_at(cell: Cell, now_ms: int, rules: Rules) -> int:
     """When its share grows next (unix ms); 0 when it has all."""
     if share(cell, now_ms, rules) == WHOLE:
         return 0
-    eighths = (now_ms - cell.back_ms) * STEPS // rules.ramp_ms + 1
+    eighths = max(0, now_ms - cell.back_ms) * STEPS // rules.ramp_ms + 1
     return cell.back_ms - (-eighths * rules.ramp_ms // STEPS)
+
+
+def moved(cell: Cell, by_ms: int) -> Cell:
+    """The same by another clock."""
+    return cell if not by_ms else cell._replace(
+        since_ms=later(cell.since_ms, by_ms), back_ms=later(cell.back_ms, by_ms),
+        weighed_ms=later(cell.weighed_ms, by_ms))
+
+
+def later(at_ms: int, by_ms: int) -> int:
+    """A time by another clock; 0, which says that there is none, stays."""
+    return max(1, at_ms + by_ms) if at_ms else 0

@@ -48,7 +48,7 @@ def seen(series: Series, value: float, now_ms: int, bound: Bound, *, gap_ms: int
     turning_ms = min(series.turning_ms, now_ms) if now_ms - last_ms <= gap_ms else 0
     breach = breached(series, value, now_ms, bound)
     series = _learned(series, value, now_ms, now_ms - last_ms, breach)._replace(
-        value=value, seen_ms=now_ms, back_ms=series.back_ms if series.back_ms <= now_ms else 0)
+        value=value, seen_ms=now_ms, back_ms=min(series.back_ms, now_ms))
     if breach == series.bad:
         return series._replace(turning_ms=0)
     turning_ms = turning_ms or now_ms

@@ -25,12 +25,16 @@ ONE, TWO = endpoint("one", "192.0.2.1", "2001:db8::1"), endpoint("two", "192.0.2
 
 
 class Time(Clock):
-    """A clock that is set."""
+    """A clock that is set. `off_ms`: how wrong its time of day is."""
 
     now_ms = NOW
+    off_ms = 0
 
     def unix_ms(self) -> int:
-        return self.now_ms
+        return self.now_ms + self.off_ms
+
+    def monotonic(self) -> float:
+        return self.now_ms / 1000
 
 
 class Rig:
@@ -85,7 +89,7 @@ class Rig:
         target = self.health._targets[name][id_, type_]
         for one in results:
             self.last[target] = GOOD if one == "+" else BAD
-            self.health.took(target, self.last[target], self.clock.now_ms)
+            self.health.took(target, self.last[target], self.clock.unix_ms())
 
     def state(self, id_: str, type_: int = 1, name: str = SERVICE) -> Measured:
         return self.health.measured(name, id_, type_)

@@ -26,12 +26,13 @@ FAILS = Told(ONE, "web", 0, 20)
 
 
 class Time(Clock):
-    """A clock that is set."""
+    """A clock that is set. `off_ms`: how wrong its time of day is."""
 
     now_ms = NOW
+    off_ms = 0
 
     def unix_ms(self) -> int:
-        return self.now_ms
+        return self.now_ms + self.off_ms
 
     def monotonic(self) -> float:
         return self.now_ms / 1000
@@ -71,7 +72,7 @@ class Rig:
             asyncio.run(self.reports.look())
 
     def advise(self, id_: str = "one", measured: Measured | None = None, type_: int = A) -> Measured:
-        return self.reports.advise(SERVICE, id_, type_, measured or Measured(), self.clock.now_ms)
+        return self.reports.advise(SERVICE, id_, type_, measured or Measured(), self.clock.unix_ms())
 
     def state(self, id_: str) -> State:
         return self.advise(id_).state
@@ -350,7 +351,8 @@ async def test_the_task_tells_and_looks(monkeypatch: pytest.MonkeyPatch) -> None
         task.cancel()
 
 
-@pytest.mark.parametrize(("away_ms", "kept"), [(1000, True), (599_000, True), (601_000, False), (-5000, False)])
+@pytest.mark.parametrize(("away_ms", "kept"), [
+    (1000, True), (599_000, True), (601_000, False), (-15_000, True), (-601_000, False)])
 def test_a_restart_keeps_what_follows(tmp_path: Path, away_ms: int, kept: bool) -> None:
     before = Rig(state=tmp_path)
     before.reports.save()

@@ -63,7 +63,7 @@ class Rig:
         return self.advise(id_, measured).state
 
     def advise(self, id_: str = "one", measured: Measured | None = None) -> Measured:
-        return self.rules.advise(SERVICE, id_, A, measured or Measured(), self.clock.now_ms)
+        return self.rules.advise(SERVICE, id_, A, measured or Measured(), self.clock.unix_ms())
 
 
 @pytest.mark.asyncio

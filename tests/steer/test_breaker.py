@@ -243,7 +243,7 @@ def test_a_clock_that_is_set_back() -> None:
     feed.say(20, 0)
     feed.now_ms -= 3_600_000
     feed.turn()
-    assert share(feed.breaker, feed.now_ms, RAMP_MS) == 1000
+    assert share(feed.breaker, feed.now_ms, RAMP_MS) == 125, "from here on"
     assert added(((feed.now_ms // 1000 + 100, 5, 5),), 1, 0, feed.now_ms) == ((feed.now_ms // 1000, 1, 0),)
 
 

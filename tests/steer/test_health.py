@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnsd.steer.health import HALF_MS, WHOLE, Cell, Rules, State, needed, paced, seen, share, step_at, weighed
+from dnsd.steer.health import HALF_MS, WHOLE, Cell, Rules, State, moved, needed, paced, seen, share, step_at, weighed
 
 U, UP, SLOW, DOWN = State
 RULES = Rules()
@@ -152,11 +152,23 @@ def test_when_the_next_part_comes(ramp_ms: int, steps: list[int]) -> None:
     assert step_at(after("+"), 5, RULES) == 0
 
 
-def test_a_clock_that_was_set_back_ramps_nothing_twice() -> None:
+def test_a_clock_that_is_set_back_skips_no_ramp_and_holds_none_up() -> None:
     cell = after("+---++", start=10**6)
+    assert share(cell, cell.back_ms - 300, RULES) == WHOLE // 8
+    assert step_at(cell, cell.back_ms - 300, RULES) == cell.back_ms + RULES.ramp_ms // 8
     cell = seen(cell, True, 5000, RULES)
-    assert share(cell, 5500, RULES) == WHOLE
-    assert share(cell, 10**6 + 5 * STEP, RULES) == WHOLE, "it is as late again"
+    assert share(cell, 5500, RULES) == WHOLE // 8
+    assert share(cell, 5000 + RULES.ramp_ms, RULES) == WHOLE, "from then on"
+
+
+def test_times_by_another_clock() -> None:
+    cell = after("+---++", start=10**6)
+    later = moved(cell, 7)
+    assert (later.since_ms, later.back_ms, later.weighed_ms) == (
+        cell.since_ms + 7, cell.back_ms + 7, cell.weighed_ms + 7)
+    assert moved(later, -7) == cell
+    assert moved(Cell(), 7) == Cell(), "what has not been stays so"
+    assert moved(cell, -10**9).back_ms == 1, "and what was, was"
 
 
 @pytest.mark.parametrize(("results", "proven"), [
@@ -171,7 +183,6 @@ def test_no_ramp_without_a_fall() -> None:
     assert share(after("+---"), 2000, RULES) == WHOLE  # it is not answered at all
     back = after("+---++", Rules(ramp_ms=0))
     assert share(back, back.back_ms, Rules(ramp_ms=0)) == WHOLE
-    assert share(back, back.back_ms - 1, RULES) == WHOLE  # the clock went back
 
 
 @given(st.text("+-sm", max_size=60), st.builds(Rules, st.integers(1, 6), st.integers(1, 6), st.integers(0, 20_000)),
