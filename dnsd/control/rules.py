@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -69,6 +70,7 @@ class Rules:
         self._rules: dict[str, checks.Rule] = {}  # as they are asked
         self._due: dict[str, float] = {}
         self._problems: dict[str, str] = {}
+        self._late: set[str] = set()
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._steady = Steady(clock)  # which all times here go by
 
@@ -127,6 +129,8 @@ class Rules:
             for name in [name for name, one in self.fleet.services.items() if one.rule is not None][:LISTED]:
                 yield f"service {name} has a rule, but the settings name no prometheus.url"
             return
+        if self._late:
+            yield f"{len(self._late)} rules are asked more rarely than they should be"
         for name, problem in list(self._problems.items())[:LISTED]:
             yield f"rule of service {name}: {problem}"
 
@@ -153,15 +157,17 @@ class Rules:
         for name in [name for name, one in self._rules.items() if declared.get(name) != one]:
             for kept in (self._rules, self._series, self._due, self._problems):
                 kept.pop(name, None)
+            self._late.discard(name)
             self.changed((name,))
         now = self.clock.monotonic()
-        for name, one in declared.items():
-            self._rules.setdefault(name, one)
-            if len(self._asking) >= AT_ONCE:
-                break
-            if name not in self._asking and self._due.get(name, now) <= now:
-                self._due[name] = now + one.interval_ms / 1000
-                self._asking[name] = asyncio.create_task(self._ask(name, one))
+        self._rules |= declared
+        due = [(self._due.setdefault(name, now), name) for name in declared if name not in self._asking]
+        # Who waits longest comes first: some that are slow to answer must not have it all.
+        for at, name in nsmallest(AT_ONCE - len(self._asking), [one for one in due if one[0] <= now]):
+            one = declared[name]
+            (self._late.add if now - at > (MISSED - 1) * one.interval_ms / 1000 else self._late.discard)(name)
+            self._due[name] = now + one.interval_ms / 1000
+            self._asking[name] = asyncio.create_task(self._ask(name, one))
 
     async def _ask(self, name: str, declared: checks.Rule) -> None:
         assert self.server is not None  # noqa: S101 - `look` asks nothing without one

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +56,8 @@ class Prometheus:
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s), cookie_jar=aiohttp.DummyCookieJar())
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s), cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False, headers={"Accept-Encoding": "identity"})
         return self._session
 
     def _headers(self) -> dict[str, str]:
@@ -65,12 +67,12 @@ class Prometheus:
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = b""
+    body = bytearray()
     async for part in response.content.iter_any():
         body += part
         if len(body) > LARGEST:
             raise NoAnswer(f"more than {LARGEST} octets")
-    return body
+    return bytes(body)
 
 
 def numbers(body: bytes, status: int) -> dict[str, float]:
@@ -79,7 +81,7 @@ def numbers(body: bytes, status: int) -> dict[str, float]:
         found = json.loads(body)
     except (ValueError, RecursionError):
         raise NoAnswer(f"HTTP {status}, no JSON") from None
-    if not isinstance(found, dict) or found.get("status") != "success":
+    if not isinstance(found, dict) or found.get("status") != "success" or status != HTTPStatus.OK:
         said = found.get("error") if isinstance(found, dict) else None
         raise NoAnswer(f"HTTP {status}{f': {said}' if isinstance(said, str) else ''}"[:200])
     try:

@@ -218,6 +218,25 @@ async def test_few_are_asked_at_once() -> None:
     assert len(rig.rules._series) == 3 * AT_ONCE + 1
 
 
+@pytest.mark.asyncio
+async def test_those_that_are_slow_to_answer_leave_turns_to_others() -> None:
+    rig = Rig()
+    names = [f"s{n}.example.com" for n in range(2 * AT_ONCE)]
+    rig.fleet.apply(events(9, *(
+        service(name, rule={**BELOW, "query": name, "interval_ms": 1000}) for name in names)), NOW)
+    for _ in range(6):
+        rig.gate = asyncio.Event()
+        rig.rules.look()
+        await asyncio.sleep(0)
+        rig.clock.now_ms += 2000
+        rig.gate.set()
+        while rig.rules._asking:
+            await asyncio.sleep(0)
+    assert {rig.queries.count(name) for name in names} <= {2, 3}
+    assert list(rig.rules.conditions()) == [
+        f"{len(rig.rules._late)} rules are asked more rarely than they should be"]
+
+
 def test_without_a_prometheus() -> None:
     rig = Rig()
     rules = Rules(rig.fleet, PrometheusSettings(), rig.clock)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +41,12 @@ class Server:
         self.wait_s = 0.0
         self.headers: dict[str, str] = {}
         self.asked: list[tuple[dict[str, str], str | None]] = []
+        self.encodings: list[str | None] = []
         self.url = ""
 
     async def query(self, request: web.Request) -> web.Response:
         self.asked.append((dict(await request.post()), request.headers.get("Authorization")))  # type: ignore[arg-type]
+        self.encodings.append(request.headers.get("Accept-Encoding"))
         await asyncio.sleep(self.wait_s)
         return web.Response(body=self.body, status=self.status, headers=self.headers)
 
@@ -98,6 +103,7 @@ def test_numbers(body: dict[str, Any], found: dict[str, float]) -> None:
     (json.dumps(vector(sample("x", endpoint="one"))).encode(), 200, "not the answer"),
     (json.dumps(vector(sample("1", endpoint="one", a="1"), sample("2", endpoint="one", a="2"))).encode(), 200,
      "several samples for one endpoint"),
+    (json.dumps(SCALAR).encode(), 503, "HTTP 503"),
     (json.dumps(vector(sample("1", endpoint="one"), sample("2"))).encode(), 200, "some samples have no label"),
 ])
 def test_what_is_no_answer(body: bytes, status: int, why: str) -> None:
@@ -146,6 +152,38 @@ async def test_bounds_of_an_exchange(server: Server, client: Prometheus) -> None
     server.body, server.status, server.headers = b"", 307, {"Location": "/elsewhere"}
     with pytest.raises(NoAnswer, match="HTTP 307"):  # a redirect is not followed
         await client.ask("x")
+
+
+@pytest.mark.asyncio
+async def test_a_body_is_not_blown_up(server: Server, client: Prometheus) -> None:
+    """Nothing compressed is asked for, and what is compressed all the same is no answer."""
+    server.body, server.headers = gzip.compress(b" " * (64 << 20)), {"Content-Encoding": "gzip"}
+    tracemalloc.start()
+    try:
+        with pytest.raises(NoAnswer, match="no JSON"):
+            await client.ask("x")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+    assert server.encodings == ["identity"]
+
+
+@pytest.mark.asyncio
+async def test_a_body_that_comes_an_octet_at_a_time() -> None:
+    """Its end is when the time is up, whatever comes meanwhile."""
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with suppress(OSError):
+            while True:
+                writer.write(b"1\r\n \r\n")
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as listening:
+        client = Prometheus(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", timeout_s=0.3)
+        with pytest.raises(NoAnswer, match="timeout|more than"):
+            await client.ask("x")
+        await client.close()
 
 
 @pytest.mark.asyncio
