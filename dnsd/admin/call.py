@@ -183,7 +183,7 @@ class Room:
     document: bytes = b""
     busy: int = 0
     waiting: int = 0
-    streams: int = 0
+    streams: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -21,7 +21,13 @@ from dnsd.admin.problem import Problem
 STREAM: Final = "text/event-stream"
 SECONDS_MAX: Final = 60
 PAGE: Final = 500
+PIECE: Final = 50
+"""Events that go to one stream before others get a turn: they all wake at once."""
+
 STREAMS: Final = 32
+OWN_STREAMS: Final = 8
+"""Streams at a time, and of one caller: a few that nobody reads must leave some to others."""
+
 WAITING_MAX: Final = 256
 PING_S: Final = 15.0
 
@@ -58,27 +64,31 @@ async def events(call: Call) -> web.StreamResponse:
 async def _stream(call: Call) -> web.StreamResponse:
     """Server-sent events until the caller leaves; `Last-Event-ID` goes on where a former stream ended."""
     news, room = call.control.news, call.room
-    if room.streams >= STREAMS:
+    who = call.caller.actor
+    if len(room.streams) >= STREAMS:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-streams", f"{STREAMS} streams are open already")
+    if room.streams.count(who) >= OWN_STREAMS:
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too-many-streams", f"{OWN_STREAMS} of yours are open already")
     last = call.request.headers.get("Last-Event-ID", "")
     after = int(last) if last.isdecimal() and len(last) < 16 else call.query["after"]
     response = web.StreamResponse(headers={"Content-Type": STREAM, "Cache-Control": "no-store"})
-    room.streams += 1
+    room.streams.append(who)
     try:
         await response.prepare(call.request)
         while True:
-            found = news.after(after, PAGE)
-            for one in found:
-                await response.write(_event(one))
-                after = one["id"]
-            if not found:
-                await news.wait(after, PING_S)
-                if news.last <= after:
-                    await response.write(b":\n\n")
+            found = news.after(after, PIECE)
+            if found:
+                await response.write(b"".join(map(_event, found)))
+                after = found[-1]["id"]
+                await asyncio.sleep(0)
+                continue
+            await news.wait(after, PING_S)
+            if news.last <= after:
+                await response.write(b":\n\n")
     except (ConnectionError, asyncio.CancelledError):
         return response
     finally:
-        room.streams -= 1
+        room.streams.remove(who)
 
 
 def _event(one: dict[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
 from dnsd.control.clock import Clock
@@ -47,7 +48,7 @@ class News:
         """What happened after this number, oldest first."""
         first = self._kept[0]["id"] if self._kept else self.last + 1
         skip = max(0, number + 1 - first)
-        return [one for at, one in enumerate(self._kept) if skip <= at < skip + limit]
+        return list(islice(self._kept, skip, skip + limit))
 
     async def wait(self, number: int, seconds: float) -> None:
         """Until something happened after this number, or the time has passed."""

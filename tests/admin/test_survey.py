@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import aiohttp
@@ -85,3 +86,45 @@ async def test_a_quiet_stream_is_kept_alive_and_their_number_is_bounded(
         assert await asyncio.wait_for(response.content.readline(), 5) == b":\n"
         async with api.client.get("/v1/events", headers=headers) as other:
             assert other.status == 503
+
+
+@pytest.mark.asyncio
+async def test_one_caller_leaves_streams_to_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "OWN_STREAMS", 1)
+    monkeypatch.setattr(survey, "PING_S", 0.01)
+    mine, theirs = ({"Authorization": f"Bearer {bearer(name)}", "Accept": survey.STREAM} for name in ("reader", "root"))
+    async with api.client.get("/v1/events", headers=mine) as response:
+        assert response.status == 200
+        async with api.client.get("/v1/events", headers=mine) as again:
+            assert (again.status, (await again.json())["detail"]) == (503, "1 of yours are open already")
+        async with api.client.get("/v1/events", headers=theirs) as other:
+            assert other.status == 200
+
+
+@pytest.mark.asyncio
+async def test_many_events_for_many_streams_hold_nobody_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, turns, number = 0, [0], 4
+    make = survey._event
+
+    def counted(one: dict[str, object]) -> bytes:
+        nonlocal made
+        made += 1
+        return make(one)
+
+    async def others() -> None:
+        while True:
+            turns.append(made)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(survey, "_event", counted)
+    headers = {"Authorization": f"Bearer {bearer('reader')}", "Accept": survey.STREAM}
+    streams = [await api.client.get("/v1/events", headers=headers) for _ in range(number)]
+    ticking = asyncio.create_task(others())
+    for each in range(1000):
+        api.control.news.add("ttl", ttl=each)
+    for stream in streams:
+        assert [one["ttl"] for one in await _events(stream, 1000)] == list(range(1000))
+        stream.close()
+    ticking.cancel()
+    assert made == 1000 * number
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= number * survey.PIECE

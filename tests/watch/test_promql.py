@@ -181,7 +181,7 @@ async def test_a_body_that_comes_an_octet_at_a_time() -> None:
 
     async with await asyncio.start_server(drip, "127.0.0.1", 0) as listening:
         client = Prometheus(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", timeout_s=0.3)
-        with pytest.raises(NoAnswer, match="timeout|more than"):
+        with pytest.raises(NoAnswer, match=r"timeout|more than"):
             await client.ask("x")
         await client.close()
 
