@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,12 @@ async def life(one: Watching, clock: Time, seconds: float) -> None:
 
 
 @pytest.mark.asyncio
-async def test_states_of_a_quiet_fleet_do_not_grow_too_old(tmp_path: Path) -> None:
+async def test_states_of_a_quiet_fleet_do_not_grow_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written down when something changes would be too old for a restart ten minutes later."""
+    async def at_once(work: Callable[..., object], *arguments: object) -> object:
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)  # minutes of this time pass while a thread starts
     clock = Time()
     one = watching(tmp_path, clock)
     await life(one, clock, KEPT_MS / 1000 + 5)
