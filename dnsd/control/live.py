@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from dnsd.compile import service as compile_service
@@ -28,6 +29,9 @@ from dnsd.image.table import MapTable
 from dnsd.model import MapView, ServiceView, Stamp, ZoneView
 
 FRAMES_MAX: Final = 16
+BREATH: Final = 50
+"""Records made before others get a turn."""
+
 _log = logging.getLogger("dnsd.control")
 Changed = Mapping[str, ServiceView | None]
 """Service name -> its view now, None for one that is gone."""
@@ -89,11 +93,25 @@ class Live:
         """Whether a change is more than records: a service came, went, or owns other types."""
         return any(self._restructures(name, view) for name, view in changed.items())
 
-    def change(self, changed: Changed, maps: Mapping[int, MapView], version: int) -> bool:
-        """Publish what records can say of a change, in as few frames as hold it; False where that is too much."""
+    async def change(self, changed: Changed, maps: Mapping[int, MapView], version: int) -> bool:
+        """Publish what records can say of a change, in as few frames as hold it; False where that is too much.
+
+        Others get turns in between; nobody else may change or replace the image meanwhile.
+        """
         if self.image is None:
             return False
-        records = self._records(self.image, changed, maps)
+        records: list[tuple[int, bytes, ServiceView]] = []
+        names_left, size = list(changed), 0
+        while names_left:
+            part, names_left = names_left[:BREATH], names_left[BREATH:]
+            made = self._records(self.image, {name: changed[name] for name in part}, maps)
+            records += made
+            size += sum(len(data) for _, data, _ in made)
+            if size > FRAMES_MAX * layout.FRAME_MAX:
+                return False
+            if names_left:
+                await asyncio.sleep(0)
+        records.sort(key=itemgetter(0))
         chunks = _chunks([(index, data) for index, data, _ in records])
         if len(chunks) > FRAMES_MAX or not all(frames.fits(chunk) for chunk in chunks):
             return False
@@ -101,6 +119,7 @@ class Live:
         for chunk in chunks[:-1]:
             # Only with its last frame has the image reached the new version.
             self._send_records(self.image, chunk, views, self.next(self.stamp.version))
+            await asyncio.sleep(0)
         if chunks or version > self.stamp.version:
             self._send_records(self.image, chunks[-1] if chunks else [], views, self.next(version))
         return True
@@ -126,7 +145,7 @@ class Live:
     def _records(
         self, image: Image, changed: Changed, maps: Mapping[int, MapView],
     ) -> list[tuple[int, bytes, ServiceView]]:
-        """The changed services' records that are not as published, by index; one that cannot be made is refused."""
+        """Index and record of changed services that are not as published; one that cannot be made is refused."""
         found = []
         for name, view in changed.items():
             if view is None or view.owner not in self.index or self._restructures(name, view):
@@ -142,7 +161,7 @@ class Live:
             else:
                 self.published[view.owner] = view
                 self.refused.pop(view.owner, None)
-        return sorted(found, key=lambda item: item[0])
+        return found
 
     def _send_records(
         self, image: Image, items: list[tuple[int, bytes]], views: Mapping[int, ServiceView], stamp: Stamp,

@@ -158,7 +158,7 @@ class Publisher:
             if self.live.restructures(changed) or (self.serials is not None and self.serials.touched(changed)):
                 self._structure.add("services")
             whole = self.live.image is None or (self._structure and self.clock.monotonic() >= self._whole_s)
-            if whole or not self._delta(batch, changed):
+            if whole or not await self._delta(batch, changed, self.views.fleet.version):
                 await self._whole(self._epoch)
         except Exception as error:
             self._failed(error, batch)
@@ -183,13 +183,12 @@ class Publisher:
                 waiting += new
         return changed
 
-    def _delta(self, batch: Batch, changed: Changed) -> bool:
-        """Maps first, for records refer to them. False: only a whole image can say this."""
+    async def _delta(self, batch: Batch, changed: Changed, version: int) -> bool:
+        """Maps first, for records refer to them. All of `version` is in. False: only a whole image can say this."""
         if COLUMNS in self._structure or self.live.stamp.epoch != self._epoch:
             return bool(self._structure)  # it is pending already: nothing that would fit the present image can be made
         self.live.tell_maps([self.maps[n] for n in sorted(batch.maps) if n in self.maps], self.tables)
-        version = self.live.stamp.version if self._structure else self.views.fleet.version
-        return self.live.change(changed, self.maps, version)
+        return await self.live.change(changed, self.maps, self.live.stamp.version if self._structure else version)
 
     def _failed(self, error: Exception, batch: Batch) -> None:
         """Keep what was not published, publish its records at once and the whole image a second later."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from dnsd.compile import service as compile_service
-from dnsd.control import publish
+from dnsd.control import live, publish
 from dnsd.dns import names, types
 from dnsd.image import frames, layout
 from dnsd.image.record import Plan
@@ -578,3 +581,37 @@ async def test_what_changes_while_much_is_resolved_is_in_the_version_that_says_s
         assert worker.ask("s0.example.com") == (0, [b"\xc0\0\x02\x03"])
         assert worker.ask("s1.example.com") == (0, [b"\xc0\0\x02\x0b"])
         assert worker.ask("s2.example.com") == (0, [b"\xc0\0\x02\x0c"])
+
+
+async def test_a_large_change_leaves_others_their_turns(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is too large for frames: that is known before all of its records are made."""
+    monkeypatch.setattr(live, "BREATH", 5)
+    many = [f"s{number}.example.com" for number in range(40)]
+    rig = await make(site("one"), site("two"), *map(service, many), *(
+        endpoint("a", f"192.0.2.{number}", service=name) for number, name in enumerate(many)))
+    made, turns, record = 0, [0], compile_service.record
+
+    def counted(*args: Any) -> bytes:
+        nonlocal made
+        made += 1
+        return record(*args)
+
+    async def others() -> None:
+        while True:
+            turns.append(made)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(compile_service, "record", counted)
+    ticking = asyncio.create_task(others())
+    version = rig.put(*(endpoint("a", f"198.51.100.{number}", service=name) for number, name in enumerate(many)))
+    await rig.publish()
+    assert made == 40
+    assert max(after - before for before, after in itertools.pairwise(turns)) <= 5
+    assert rig.publisher.reached(version)
+    assert rig.publisher.live.counts.images == 1
+    monkeypatch.setattr(live, "FRAMES_MAX", 0)
+    made = 0
+    changed = {name: replace(rig.views.resolved[name].view, ttl=77) for name in many}
+    assert not await rig.publisher.live.change(changed, rig.publisher.maps, version + 1)
+    assert made == 5
+    ticking.cancel()
