@@ -68,6 +68,16 @@ def test_images(part: str) -> None:
     assert 0 < refused < 150
 
 
+def test_each_slot_of_the_hash_refers_to_a_node() -> None:
+    held, _ = world()
+    whole = bytes(held.buffer)
+    sections = [layout.SECTION.read(whole, layout.HEADER.size + i * layout.SECTION.size) for i in range(8)]
+    found = next(one for one in sections if one["kind"] == layout.S_HASH)
+    for at in range(found["offset"], found["offset"] + found["size"], 4):
+        with pytest.raises(ValueError, match="refers to no node"):
+            engine.Sight(whole[:at] + b"\xff\xff\xff\x7f" + whole[at + 4 :], {}, {}, b"id")
+
+
 def test_tables() -> None:
     held, tables = world()
     rnd = random.Random(1)

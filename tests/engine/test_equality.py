@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dnsd import metrics
+from dnsd.compile import image as compiler
 from dnsd.compile.service import record
 from dnsd.dns.cookies import Cookies
 from dnsd.image.reading import Image
@@ -19,7 +20,7 @@ from dnsd.model import Fence, MapView, Policy, ServiceView
 from dnsd.steer.row import LEVEL_MS
 from tests.engine.pairs import CLIENTS, SECRETS, Pair, draw, pool
 from tests.golden import packets as golden
-from tests.golden.world import NOW, query, table_bytes, v4, v6
+from tests.golden.world import NOW, STAMP, query, table_bytes, v4, v6, wire, zone
 
 SITES = ("s0", "s1", "s2")
 MAPS = {0: MapView(0, "map", SITES), 7: MapView(7, "other", SITES)}
@@ -46,6 +47,18 @@ def world() -> tuple[Image, dict[int, bytes]]:
 
 _DOOR = golden.door()
 _BUILT, _TABLE = bytes(_DOOR.image.buffer), bytes(_DOOR.image.maps[0].buffer)
+
+
+def test_a_name_of_255_octets() -> None:
+    """As long as names may be: an owner, an alias's target, a question that is not there."""
+    long = ".".join(["x" * 63, "y" * 63, "z" * 63, "w" * 48, "long.example"])
+    built = compiler.build([zone("long.example.", f"{long}. A 192.0.2.1\nalias CNAME {long}.")], [], [], STAMP, 0)
+    pair = Pair(Image(built.data))
+    assert len(wire(long)) == 255
+    for name in (long, "alias.long.example", "v" + long[1:]):
+        assert pair.ask(query(name)) is not None
+    assert pair.handed == 0
+    pair.check_counts()
 
 
 @pytest.mark.parametrize("form", FORMS)
