@@ -64,9 +64,24 @@ def main() -> int:
         print(f"{CITIES} is not here", file=sys.stderr)
         return 1
     world, atlas = _world(), store.open_atlas(options.atlas)
+    lines = [
+        "## One lying reporter of ten", "", machine(), "",
+        "Ten of a hundred cities as sites, each agent measuring all clients of the others; one of the ten lies, for a "
+        "minute. Blocks whose best site by the derived map is another then: where it was honest before, against its "
+        "honest word; where it lies from the start, against a fleet without it. The mean, and the worst trial."]
+    for nodes, head in ((False, "Agents alone"), (True, "Sites also have nodes, which measure each other")):
+        lines += ["", f"### {head}", *table(
+            ("the lie", "turns", "from the start", "not believed", "honest ones not believed"),
+            _rows(world, atlas, range(1 if options.quick else options.seeds), nodes=nodes))]
+    put(options.out, "poison", lines)
+    return 0
+
+
+def _rows(world: World, atlas: store.Atlas, seeds: range, *, nodes: bool) -> list[tuple[str, ...]]:
+    """What each lie did."""
     found: dict[str, list[Trial]] = {name: [] for name in LIES}
-    for seed in range(1 if options.quick else options.seeds):
-        scene = Scene.of(world, atlas, seed)
+    for seed in seeds:
+        scene = Scene.of(world, atlas, seed, nodes=nodes)
         before = scene.answers()
         cut = scene.answers(silent=True)
         for name, lie in LIES.items():
@@ -74,17 +89,10 @@ def main() -> int:
             new, _ = scene.begun(lie)
             found[name].append(Trial(_share(turned, before), _share(new, cut), "agent-0" in who,
                                      len(who.keys() - {"agent-0"})))
-    rows = [(name, *(f"{100 * np.mean([getattr(one, part) for one in some]):.1f} % "
+    return [(name, *(f"{100 * np.mean([getattr(one, part) for one in some]):.1f} % "
                      f"({100 * max(getattr(one, part) for one in some):.1f})" for part in ("turned", "new")),
              f"{sum(one.caught for one in some)} of {len(some)}", str(sum(one.honest for one in some)))
             for name, some in found.items()]
-    put(options.out, "poison", [
-        "## One lying reporter of ten", "", machine(), "",
-        "Ten of a hundred cities as sites, each agent measuring all clients of the others; one of the ten lies, for a "
-        "minute. Blocks whose best site by the derived map is another then: where it was honest before, against its "
-        "honest word; where it lies from the start, against a fleet without it. The mean, and the worst trial.", *table(
-            ("the lie", "turns", "from the start", "not believed", "honest ones not believed"), rows)])
-    return 0
 
 
 class Trial(NamedTuple):
@@ -106,10 +114,11 @@ class Scene(NamedTuple):
     ms: np.ndarray
     light: np.ndarray
     rng: np.random.Generator
+    between: dict[str, dict[str, float]]
 
     @classmethod
-    def of(cls, world: World, atlas: store.Atlas, seed: int) -> Scene:
-        """A scene by its seed."""
+    def of(cls, world: World, atlas: store.Atlas, seed: int, *, nodes: bool) -> Scene:
+        """A scene by its seed; `nodes`: each site also has a node, which measures the other sites."""
         rng = np.random.default_rng(seed)
         cities = rng.choice(len(world.places), SITES, replace=False)
         specs = [derive.SiteSpec(f"s{n}", *world.places[city]) for n, city in enumerate(cities)]
@@ -120,24 +129,26 @@ class Scene(NamedTuple):
         ms[at == cities[:, None]] = np.nan
         numbers = np.array([blocks.of(ip_network(one).network_address) for one in clients], np.uint64)
         light = np.array([_light(atlas, clients, spec) for spec in specs])
-        return cls(atlas, specs, clients, numbers, ms, light, rng)
+        between = {f"s{n}": {f"s{m}": float(world.ms[one, other]) for m, other in enumerate(cities) if m != n}
+                   for n, one in enumerate(cities)} if nodes else {}
+        return cls(atlas, specs, clients, numbers, ms, light, rng, between)
 
     def answers(self, *, silent: bool = False) -> np.ndarray:
         """The best sites when all are honest; or when the first says nothing at all."""
-        state = State()
+        state = State(self.between)
         self._minute(state, None, silent=silent)
         return self._answers(state)
 
     def turned(self, lie: Lie) -> tuple[np.ndarray, dict[str, str]]:
         """After the first was honest, and then is not."""
-        state = State()
+        state = State(self.between)
         self._minute(state, None)
         self._minute(state, lie)
         return self._answers(state), state.why
 
     def begun(self, lie: Lie) -> tuple[np.ndarray, dict[str, str]]:
         """When it lies from the start."""
-        state = State()
+        state = State(self.between)
         self._minute(state, lie)
         return self._answers(state), state.why
 
@@ -170,11 +181,11 @@ class Scene(NamedTuple):
 class State:
     """The child's engine and the parts it has written."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: dict[str, dict[str, float]]) -> None:
         self.engine, self.now_s = Engine(), 1000
         self.parts: dict[int, bytes] = {}
         self.why: dict[str, str] = {}
-        self._ask("begin", number=0, between={})
+        self._ask("begin", number=0, between=between)
 
     def take(self, entries: list[bytes]) -> None:
         """Entries of the log."""

@@ -22,7 +22,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from dnsd.rtt import decide, frames, rows, shards, together, trust
+from dnsd.rtt import decide, frames, neighbours, rows, shards, together, trust
 from dnsd.rtt.cells import CELLS_MOST, EPOCH_S, GONE, HALF_LIFE_S, I64, U64, Cells, blocks_of, key_of
 from dnsd.rtt.items import Entry
 from dnsd.rtt.table import BLOCKS_MOST, TENTHS, Table
@@ -224,7 +224,8 @@ class Engine:
 
     def _trust(self, now_s: int) -> None:
         """Who is believed; the cells of whom that has changed for are looked at anew."""
-        self.why = trust.judged(self.cells, now_s, self._fast)
+        between = {pair: ms for pair, (ms, _) in self.between.items()}
+        self.why = neighbours.judged(self.cells, now_s, between) | trust.judged(self.cells, now_s, self._fast)
         self._fast = {name: (came * FADES, fast * FADES) for name, (came, fast) in self._fast.items() if came > 1}
         trusted = np.array([name not in self.why for name in self.cells.reporters])
         changed = trusted != self.cells.trusted
