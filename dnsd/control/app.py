@@ -163,8 +163,7 @@ class Process:
             self.views, files.ImageFiles(settings.state), self.feeds, node=settings.node, clock=self.clock)
         self.maps.publisher = self.publisher
         self.registry = Registry(Link(settings.store_url, settings.registry.prefix))
-        self.intake = Intake(
-            self.registry, self.fleet, self.publisher, self.maps, clock=self.clock, node=settings.node)
+        self.intake = Intake(self.registry, self.fleet, self.publisher, self.maps, clock=self.clock, node=settings.node)
         self.intake.history = self.registry.history
         self.keeping = self.intake.memory = Keeping(settings.state, self.fleet, self.clock)
         self.lease_clock = LeaseClock(self.registry, self.views, self.publisher, clock=self.clock)
@@ -210,12 +209,12 @@ class Process:
 
     def _advise(self) -> None:
         """What speaks of health besides probes."""
+        node, state, clock = self.settings.node, self.settings.state, self.clock
         self.reports = self.control.reports = Reports(
-            self.fleet, node=self.settings.node, tell=self.registry.sightings.tell, clock=self.clock,
-            state=self.settings.state)
-        self.votes.reported = self.reports.heard
-        self.rules = self.control.rules = Rules(self.fleet, self.settings.prometheus, self.clock)
+            self.fleet, node=node, tell=self.registry.sightings.tell, clock=clock, state=state)
+        self.rules = self.control.rules = Rules(self.fleet, self.settings.prometheus, clock, state=state)
         self.reports.changed = self.rules.changed = self.judge.advised
+        self.votes.reported = self.reports.heard
         self.builder.advisers += (self.reports, self.rules)
         self.control.survey = Survey(self.views, self.judge, self.health, self.publisher, self.reports)
 
@@ -284,6 +283,7 @@ class Process:
         self.secondaries.take_over()
         self.watching.take_over()
         self.reports.take_over()
+        self.rules.take_over()
         self.trips.measured.take_over()
         stats = self.control.stats
         for slot in range(min(metrics.workers(stats), len(self.feeds.feeds))):

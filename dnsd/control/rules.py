@@ -3,9 +3,10 @@
 Lives here: the settings' part, when each rule is asked, which endpoint a number is of. Does not live here: the exchange
 (`watch.promql`), values to good and bad (`steer.rule`).
 
-No answer is no opinion: what a rule held against an endpoint ends when its values have not come for three intervals. A
-node whose settings name no Prometheus has none at all, so either all nodes have one or rules are for the one that
-decides.
+What values have come to survives a restart, for a while: else it would answer again what a rule keeps out, and take for
+usual what is bad. No answer is no opinion: what a rule held against an endpoint ends when its values have not come for
+three intervals. A node whose settings name no Prometheus has none at all, so either all nodes have one or rules are for
+the one that decides.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, Final, Protocol
 
 from pydantic import BaseModel
 
+from dnsd import disk
+from dnsd.control import rulefile
 from dnsd.control.clock import Clock, Steady
 from dnsd.control.reports import RAMP_MS
 from dnsd.control.standing import Measured
@@ -35,6 +38,11 @@ MISSED: Final = 3
 """Intervals without a value after which there is no opinion."""
 
 LISTED: Final = 100
+KEPT_MS: Final = 600_000
+SAVE_S: Final = 5.0
+SEEN_S: Final = 60.0
+"""How often what is known is written down: after a turn for the worse or the better, and without."""
+
 _log = logging.getLogger("dnsd.control")
 
 
@@ -59,7 +67,10 @@ class Asked(Protocol):
 class Rules:
     """One node's rules; `run` is its life. `changed` is told of services."""
 
-    def __init__(self, fleet: Fleet, settings: PrometheusSettings, clock: Clock, server: Asked | None = None) -> None:
+    def __init__(
+        self, fleet: Fleet, settings: PrometheusSettings, clock: Clock, server: Asked | None = None,
+        state: Path | None = None,
+    ) -> None:
         self.fleet, self.clock = fleet, clock
         if server is None and settings.url is not None:
             server = Prometheus(settings.url, token_file=settings.token_file, timeout_s=settings.timeout_seconds)
@@ -73,6 +84,10 @@ class Rules:
         self._late: set[str] = set()
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._steady = Steady(clock)  # which all times here go by
+        self._file = state / rulefile.FILE if state is not None else None
+        self._restored: dict[str, rulefile.Kept] = {}
+        self._restored_ms = 0
+        self._saved_s, self._turned = clock.monotonic(), False
 
     # --- asked ---
 
@@ -83,6 +98,9 @@ class Rules:
 
     def advise(self, service: str, id_: str, type_: int, measured: Measured, now_ms: int) -> Measured:
         """What is measured, or worse."""
+        found = self.fleet.services.get(service)
+        if service in self._restored and found is not None and found.rule is not None:
+            self._begin(service, found.rule)
         declared = self._rules.get(service)
         some = self._series.get(service)
         if declared is None or not some or measured.state is State.DOWN:
@@ -142,7 +160,10 @@ class Rules:
             while True:
                 self.look()
                 await self.clock.sleep(LOOK_S)
+                if self.clock.monotonic() - self._saved_s >= (SAVE_S if self._turned else SEEN_S) and self._series:
+                    await asyncio.to_thread(self._write, self._dump())
         finally:
+            self.save()
             for task in self._asking.values():
                 task.cancel()
             await asyncio.gather(*self._asking.values(), return_exceptions=True)
@@ -160,7 +181,8 @@ class Rules:
             self._late.discard(name)
             self.changed((name,))
         now = self.clock.monotonic()
-        self._rules |= declared
+        for name in declared.keys() - self._rules.keys():
+            self._begin(name, declared[name])
         due = [(self._due.setdefault(name, now), name) for name in declared if name not in self._asking]
         # Who waits longest comes first: some that are slow to answer must not have it all.
         for at, name in nsmallest(AT_ONCE - len(self._asking), [one for one in due if one[0] <= now]):
@@ -168,6 +190,13 @@ class Rules:
             (self._late.add if now - at > (MISSED - 1) * one.interval_ms / 1000 else self._late.discard)(name)
             self._due[name] = now + one.interval_ms / 1000
             self._asking[name] = asyncio.create_task(self._ask(name, one))
+
+    def _begin(self, name: str, declared: checks.Rule) -> None:
+        """This is a service's rule: go on from what a former process knew of it."""
+        kept = self._restored.pop(name, None)
+        if kept is not None and kept.rule == declared and self._steady.now_ms() - self._restored_ms <= KEPT_MS:
+            self._series[name] = dict(kept.series)
+        self._rules[name] = declared
 
     async def _ask(self, name: str, declared: checks.Rule) -> None:
         assert self.server is not None  # noqa: S101 - `look` asks nothing without one
@@ -210,7 +239,44 @@ class Rules:
             _log.info("%s: %s: %s", f"{name}/{id_}" if id_ else name, "bad" if after[id_].bad else "good again",
                       _words(declared))
         if turned or before.keys() - after.keys():
+            self._turned = True
             self.changed((name,))
+
+    # --- the file ---
+
+    def take_over(self) -> None:
+        """What a former process has written down, unless that is too long ago."""
+        try:
+            at_ms, kept = rulefile.read(self._file) if self._file is not None else (0, [])
+        except (ValueError, OSError) as error:
+            _log.error("what rules have found is lost: %s", error)
+            return
+        if self.server is None or abs(self.clock.unix_ms() - at_ms) > KEPT_MS:
+            return
+        by_ms, self._restored_ms = self._steady.met(at_ms), self._steady.now_ms()
+        self._restored = {one.service: one._replace(
+            series={id_: rule.moved(series, by_ms) for id_, series in one.series.items()}) for one in kept}
+
+    def save(self) -> None:
+        """Write down what is known."""
+        if self._series:
+            self._write(self._dump())
+
+    def _dump(self) -> bytes:
+        self._saved_s, self._turned = self.clock.monotonic(), False
+        by_ms = self._steady.jumped_ms()
+        return rulefile.octets(self.clock.unix_ms(), (
+            rulefile.Kept(name, declared, {id_: rule.moved(series, by_ms) for id_, series in some.items()})
+            for name, declared in self._rules.items() if (some := self._series.get(name))))
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            return
+        try:
+            disk.replace(self._file, data)
+        except OSError as error:
+            self._turned = True
+            _log.error("what rules have found cannot be written: %s", error)
 
     def _ramp_ms(self, service: str) -> int:
         found = self.fleet.services.get(service)

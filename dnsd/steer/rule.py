@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from dnsd.steer import health
+
 FADES_MS: Final = 600_000
 LEARNS_MS: Final = 60_000
 """So long a baseline must have been watched before anything is judged by it."""
@@ -66,6 +68,14 @@ def breached(series: Series, value: float, now_ms: int, bound: Bound) -> bool:
     if bound.percent is None or not series.first_ms or now_ms - series.first_ms < LEARNS_MS:
         return False
     return value < series.baseline * (100 - bound.percent) / 100
+
+
+def moved(series: Series, by_ms: int) -> Series:
+    """The same by another clock."""
+    return series._replace(
+        turning_ms=health.later(series.turning_ms, by_ms), first_ms=health.later(series.first_ms, by_ms),
+        frozen_ms=health.later(series.frozen_ms, by_ms), back_ms=health.later(series.back_ms, by_ms),
+        seen_ms=health.later(series.seen_ms, by_ms))
 
 
 def unknown(series: Series) -> Series:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +28,8 @@ BELOW = {"query": "up", "below": 0.5}
 class Rig:
     """Rules over a small fleet, and a Prometheus that says what is set."""
 
-    def __init__(self, **declared: Any) -> None:
-        self.clock = Time()
+    def __init__(self, clock: Time | None = None, state: Path | None = None, **declared: Any) -> None:
+        self.clock = clock or Time()
         self.fleet = fleet(
             site("one"), site("two"), service(rule={**BELOW, **declared}), endpoint("one", "192.0.2.1"),
             endpoint("two", "192.0.2.2", site="two"))
@@ -37,7 +38,7 @@ class Rig:
         self.gate: asyncio.Event | None = None
         self.closed = False
         self.marked: list[str] = []
-        self.rules = Rules(self.fleet, PrometheusSettings(), self.clock, self)
+        self.rules = Rules(self.fleet, PrometheusSettings(), self.clock, self, state)
         self.rules.changed = self.marked.extend
 
     async def ask(self, query: str) -> dict[str, float]:
@@ -277,3 +278,65 @@ async def test_a_real_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_no_rule(rule: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Rule.model_validate(rule)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("away_ms", "kept"), [
+    (1000, True), (599_000, True), (601_000, False), (-15_000, True), (-601_000, False)])
+async def test_a_restart_keeps_what_rules_have_found(tmp_path: Path, away_ms: int, kept: bool) -> None:
+    """What is bad stays out, and what was usual is known: else the bad value would be, and nothing wrong with it."""
+    rig = Rig(state=tmp_path, below=None, percent_below_baseline=30)
+    rig.says = {"one": 1000.0, "two": 5.0}
+    await rig.turn(120_000)
+    rig.says = {"one": 500.0, "two": 5.0}
+    await rig.turn(30_000)
+    assert rig.state() is State.DOWN
+    rig.rules.save()
+    after = Rig(state=tmp_path, below=None, percent_below_baseline=30)
+    after.clock.now_ms = rig.clock.now_ms
+    after.rules = Rules(after.fleet, PrometheusSettings(), after.clock, after, tmp_path)
+    after.clock.off_ms = away_ms
+    after.rules.take_over()
+    assert after.state() is (State.DOWN if kept else State.UP), "before anything was asked"
+    after.says = {"one": 500.0, "two": 5.0}
+    await after.turn(90_000)
+    assert (after.state(), after.state("two")) == (State.DOWN if kept else State.UP, State.UP)
+    if kept:
+        after.says = {"one": 950.0, "two": 5.0}
+        await after.turn(25_000)
+        assert after.state() is State.UP
+
+
+@pytest.mark.asyncio
+async def test_a_restart_knows_nothing_of_another_rule(tmp_path: Path) -> None:
+    rig = Rig(state=tmp_path, for_ms=0)
+    rig.says = {"one": 0.0}
+    await rig.turn()
+    rig.rules.save()
+    after = Rig(state=tmp_path, for_ms=0, query="another")
+    after.rules.take_over()
+    assert after.state() is State.UP
+    lacks = Rules(rig.fleet, PrometheusSettings(), rig.clock, state=tmp_path)  # its settings name none any more
+    lacks.take_over()
+    assert lacks.advise(SERVICE, "one", A, Measured(), NOW) == Measured()
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"x", b"[]", b"{}", b'{"at_ms": "x"}', b'{"at_ms": 1900000000000}',
+    b'{"at_ms": 1900000000000, "fields": ["bad"], "rules": [["a", {"query": "x"}, {}]]}',
+    b'{"at_ms": 1900000000000, "fields": ["bad"], "rules": [["a", {"query": "x", "above": 1}, {"i": [1, 2]}]]}',
+    b'{"at_ms": 1900000000000, "fields": ["seen_ms"], "rules": [["a", {"query": "x", "above": 1}, {"i": ["x"]}]]}'])
+def test_a_file_that_cannot_be_read(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "rules.json").write_bytes(data)
+    rig = Rig(state=tmp_path)
+    rig.rules.take_over()
+    assert rig.advise() == Measured()
+
+
+@pytest.mark.asyncio
+async def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "rules.json").mkdir()
+    rig = Rig(state=tmp_path)
+    await rig.turn()
+    rig.rules.save()
+    assert rig.rules._turned
