@@ -154,6 +154,8 @@ class Local:
 
     async def _merge(self, key: str, entry: Entry) -> None:
         """One step of it. Meanwhile the registry may be away again, and the override ended or set anew."""
+        if self.entries.get(key) is not entry:
+            return  # while another was merged
         if entry.version:
             if self.fleet.version >= entry.version:  # the registry's own is in force from here on
                 self._drop(key)

@@ -280,6 +280,23 @@ async def test_what_is_set_again_during_a_merge_is_not_lost(
     assert node.rig.fleet.overrides[KEY].state == "down"
 
 
+async def test_what_is_set_again_while_another_is_merged_is_not_lost(node: Node) -> None:
+    """The first is the registry's already, and would be dropped in its turn."""
+    other = f"endpoint:{A2.key}"
+    await node.local.force(override("endpoint", A2.key, "down"), "uid-0")
+    await node.local.force(down(), "uid-0")
+    node.local._written(KEY, node.local.entries[KEY], 1)
+    node.follow()
+
+    async def again(_: str) -> None:
+        node.store.meanwhile = None
+        await node.local.force(down(600), "uid-1")
+
+    node.store.meanwhile = again
+    await node.local.turn()
+    assert {key: entry.by for key, entry in node.local.entries.items()} == {KEY: "uid-1", other: "uid-0"}
+
+
 @pytest.mark.parametrize("during", ["get", "put"])
 async def test_what_is_ended_during_a_merge_is_ended_in_the_registry_too(node: Node, during: str) -> None:
     await node.local.force(down(), "uid-0")
