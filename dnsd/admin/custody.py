@@ -48,20 +48,29 @@ def alone(call: Call) -> Local | None:
     return local if local is not None and local.apart and call.caller.via == SOCKET else None
 
 
+def unmerged(call: Call, key: str) -> tuple[Local, Override] | None:
+    """What was forced here alone and is about to be the registry's: ended there only, it would come back."""
+    local = call.control.local
+    entry = None if local is None or local.apart else local.entries.get(key)
+    return None if local is None or entry is None or entry.version else (local, entry.override)
+
+
 async def force(call: Call, local: Local, override: Override) -> web.Response:
     """Forces a state on this node alone."""
     entry = await local.force(override, call.caller.id)
-    return _only_here(entry.override.key, created=True)
+    return only_here(local, entry.override.key, created=True)
 
 
 async def lift(call: Call, local: Local, key: str) -> web.Response | None:
     """Ends what is forced on this node alone; None where nothing is."""
-    return _only_here(key, created=False) if await local.clear(key, call.caller.id) else None
+    return only_here(local, key, created=False) if await local.clear(key, call.caller.id) else None
 
 
-def _only_here(key: str, *, created: bool) -> web.Response:
+def only_here(local: Local, key: str, *, created: bool) -> web.Response:
+    """What was done on this node alone."""
     members: dict[str, Any] = {
-        "key": key, "etag": None, "version": 0, "created": created, "durability": "fsync", "local": True}
+        "key": key, "etag": None, "version": 0, "created": created, "local": True,
+        "durability": "unknown" if local.unsaved else "fsync"}
     return answer(members, HTTPStatus.CREATED if created else HTTPStatus.OK)
 
 

@@ -162,6 +162,12 @@ async def delete(call: Call, resource: Resource) -> web.Response:
         if lifted is not None:
             return lifted
     stored = await call.registry.get(resource.kind, key)
+    if resource is OVERRIDES and (found := custody.unmerged(call, key)) is not None:
+        local, override = found
+        refuse(resource.faults(call.caller, override))
+        await local.clear(key, call.caller.id)
+        if stored is None:
+            return custody.only_here(local, key, created=False)
     if stored is None:
         raise absent()
     refuse(resource.faults(call.caller, stored.value))

@@ -70,7 +70,10 @@ class Local:
         self.entries: dict[str, Entry] = {}
         self._ends_s: dict[str, float] = {}  # by the monotonic clock: the other may be set back
         self._saving = asyncio.Lock()
-        self._unsaved = False
+        self.unsaved = False
+        """Whether something changed, or could not be written down, since the file was written."""
+
+        self._problem: int | None = None
         intake.told = self._mark_unsaved
 
     @property
@@ -149,7 +152,7 @@ class Local:
                     break
                 except RegistryError as error:
                     _log.warning("the local override %s is not merged yet: %s", key, error)
-        if self._unsaved:
+        if self.unsaved:
             await self._save()
 
     async def _merge(self, key: str, entry: Entry) -> None:
@@ -192,7 +195,7 @@ class Local:
 
     def _written(self, key: str, entry: Entry, version: int) -> None:
         self.entries[key] = entry._replace(version=version)
-        self._unsaved = True
+        self.unsaved = True
 
     def _target(self, override: Override) -> bool:
         if override.target == "site":
@@ -217,23 +220,26 @@ class Local:
     def _drop(self, key: str) -> None:
         self.entries.pop(key, None)
         self._ends_s.pop(key, None)
-        self._unsaved = True
+        self.unsaved = True
         self.publisher.mark(self.fleet.lift(key))
 
     def _mark_unsaved(self) -> None:
-        self._unsaved = True
+        self.unsaved = True
 
     async def _save(self) -> None:
         async with self._saving:
-            self._unsaved = False
+            self.unsaved = False
             overrides = [[one.override.model_dump(mode="json"), one.at_ms, one.by, one.version]
                          for one in self.entries.values()]
             data = json.dumps({"alarm": self.intake.alarmed, "overrides": overrides}).encode()
             try:
                 await asyncio.to_thread(disk.replace, self._file, data)
+                self._problem = None
             except OSError as error:
-                self._unsaved = True
-                _log.error("what is forced on this node alone cannot be written down: %s", error)
+                self.unsaved = True
+                if error.errno != self._problem:  # it is tried again ten times a second
+                    _log.error("what is forced on this node alone cannot be written down: %s", error)
+                self._problem = error.errno
 
 
 def _same(one: Override, other: Override) -> bool:

@@ -29,13 +29,17 @@ class Alone:
 
     def __init__(self) -> None:
         self.apart = True
+        self.unsaved = False
         self.forced: dict[str, str] = {}
+        self.entries: dict[str, Entry] = {}
 
     async def force(self, override: Override, by: str) -> Entry:
         self.forced[override.key] = by
-        return Entry(override, 1, by)
+        self.entries[override.key] = Entry(override, 1, by)
+        return self.entries[override.key]
 
     async def clear(self, key: str, by: str) -> bool:
+        self.entries.pop(key, None)
         return self.forced.pop(key, None) is not None
 
 
@@ -103,6 +107,29 @@ async def test_overrides_hold_here_alone_only_while_the_registry_is_away(beside:
     alone.apart = False
     status, told = await beside.call("PUT", PATH, BODY, If_Match="*")
     assert (status, told.get("local"), alone.forced) == (200, None, {})
+
+
+@pytest.mark.parametrize("registered", [False, True])
+async def test_what_is_ended_before_it_is_merged_does_not_come_back(beside: Beside, registered: bool) -> None:
+    """The registry is there again, the local override is not there yet: ended is ended, by whoever may end it."""
+    beside.control.local = alone = Alone()
+    ops, narrow = (f"Bearer {bearer(name)}" for name in ("ops", "ops-net"))
+    if registered:
+        assert (await beside.call("PUT", PATH, BODY, Authorization=ops))[0] == 201
+    await beside.call("PUT", PATH, BODY)
+    alone.apart = False
+    assert (await beside.call("DELETE", PATH, If_Match="*", Authorization=narrow))[0] in (401, 403)
+    assert alone.forced
+    status, told = await beside.call("DELETE", PATH, If_Match="*", Authorization=ops)
+    assert (status, told.get("local", False), alone.forced) == (200, not registered, {})
+    assert (await beside.call("DELETE", PATH, If_Match="*", Authorization=ops))[0] == 404
+
+
+async def test_what_could_not_be_written_down_is_not_said_to_be(beside: Beside) -> None:
+    beside.control.local = alone = Alone()
+    assert (await beside.call("PUT", PATH, BODY))[1]["durability"] == "fsync"
+    alone.unsaved = True
+    assert (await beside.call("PUT", PATH, BODY))[1]["durability"] == "unknown"
 
 
 async def test_who_is_at_the_other_end() -> None:

@@ -322,3 +322,17 @@ async def test_no_word_came_back_of_what_was_written(node: Node) -> None:
     await node.local.turn()
     assert not node.store.written
     assert node.local.entries[KEY].version == 30
+
+
+async def test_a_full_disk_is_told_once_and_to_who_forces(
+        node: Node, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / FILE).mkdir()
+    await node.local.force(down(), "uid-0")
+    for _ in range(5):
+        await node.local.turn()
+    assert node.local.unsaved
+    assert len([one for one in caplog.messages if "cannot be written down" in one]) == 1
+    (tmp_path / FILE).rmdir()
+    await node.local.turn()
+    assert not node.local.unsaved
+    assert (tmp_path / FILE).exists()
