@@ -97,8 +97,10 @@ class FakeRegistry:
         found = [self.objects[kind][key] for key in keys[:limit]]
         return found, keys[limit - 1] if len(keys) >= limit else ""
 
-    async def put(self, kind: Kind, value: Model, *, actor: str, if_match: str | None) -> Written:
-        return await self._one(Change("put", kind, value, if_match=if_match), actor)
+    async def put(
+        self, kind: Kind, value: Model, *, actor: str, if_match: str | None, left_s: float | None = None,
+    ) -> Written:
+        return await self._one(Change("put", kind, value, if_match=if_match, left_s=left_s), actor)
 
     async def delete(self, kind: Kind, key: str, *, actor: str, if_match: str | None) -> Written:
         return await self._one(Change("delete", kind, key=key, if_match=if_match), actor)
