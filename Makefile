@@ -7,8 +7,8 @@ CORES := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint unit e2e asan fuzz bench lock clean
-# What the engine is compiled from: its own parts, and the Python whose numbers it has in common.
-ENGINE := setup.py $(wildcard dnsd/engine/*.p* dnsd/*.py dnsd/dns/*.py dnsd/image/*.py dnsd/steer/*.py)
+# What is compiled, the engine and the atlas's loops, and the Python whose numbers the engine has in common.
+ENGINE := setup.py $(wildcard dnsd/engine/*.p* dnsd/atlas/*.pyx dnsd/*.py dnsd/dns/*.py dnsd/image/*.py dnsd/steer/*.py)
 BUILD := $(BIN)/python setup.py --quiet build_ext --inplace
 
 help:  ## this list
@@ -20,7 +20,7 @@ MEASURED := $(addprefix tests/,dns steer image compile semantics golden engine h
 
 # What `make test` runs with sanitizers: all that reads foreign octets, without the long comparisons.
 SANITIZED := $(addprefix tests/,engine/test_damage.py engine/test_runs.py engine/test_guard.py engine/test_cookies.py \
-  serve/test_engine_streams.py serve/test_engine_loop.py)
+  serve/test_engine_streams.py serve/test_engine_loop.py atlas/test_compiled.py)
 
 run: $(VENV)/.engine  ## the demo: builds what is missing, serves demo.example on 127.0.0.1:5300, Ctrl-C stops
 	@scripts/demo $(BIN)
@@ -57,7 +57,7 @@ lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml allows
 	scripts/lock $(BIN)
 
 clean:  ## remove the environment, caches and the demo's state
-	rm -rf $(VENV) state build *.egg-info dnsd/engine/*.so dnsd/engine/*.c .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf $(VENV) state build *.egg-info dnsd/*/*.so dnsd/*/*.c .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
 
 # `make run` does without the engine where it cannot be built; tests and benchmarks do not.
 $(VENV)/.engine: $(ENGINE) | $(VENV)/.runtime

@@ -1,8 +1,8 @@
-"""Builds the compiled engine; everything else about the package is in pyproject.toml.
+"""Builds the compiled engine and the atlas's loops; everything else about the package is in pyproject.toml.
 
-The engine is optional: where there is no compiler, dnsd is installed without it and Python answers every query.
-DNSD_ENGINE=require makes a failed build an error, DNSD_ENGINE=python builds none. SANITIZE=1 builds it with the address
-and undefined behaviour sanitizers (`make asan`).
+Both are optional: where there is no compiler, dnsd is installed without them, Python answers every query and numpy
+builds the atlas. DNSD_ENGINE=require makes a failed build an error, DNSD_ENGINE=python builds none. SANITIZE=1 builds
+them with the address and undefined behaviour sanitizers (`make asan`).
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 WANTED = os.environ.get("DNSD_ENGINE", "auto")
+ATLAS = ("lines", "runs", "walk")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
 
 def extensions() -> list[Extension]:
-    """The engine, compiled for the numbers that the Python beside it has."""
+    """The engine, compiled for the numbers that the Python beside it has; the atlas's loops."""
     if WANTED == "python":
         return []
     from Cython.Build import cythonize
@@ -32,11 +33,13 @@ def extensions() -> list[Extension]:
         made.write_text(text, encoding="utf-8")
     parts = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "dnsd/engine").glob("*.pxi"))
     flags = SANITIZERS if os.environ.get("SANITIZE") else ["-O3"]
-    door = Extension(
-        "dnsd.engine.door", ["dnsd/engine/door.pyx"], depends=parts, optional=WANTED != "require",
-        extra_compile_args=[*flags, "-Wno-unused-function", "-Wno-unused-const-variable", "-Wno-sign-compare"],
-        extra_link_args=SANITIZERS[:1] if os.environ.get("SANITIZE") else [])
-    return list(cythonize([door], language_level=3, quiet=True))
+    return list(cythonize([
+        Extension(
+            name, [name.replace(".", "/") + ".pyx"], depends=depends, optional=WANTED != "require",
+            extra_compile_args=[*flags, "-Wno-unused-function", "-Wno-unused-const-variable", "-Wno-sign-compare"],
+            extra_link_args=SANITIZERS[:1] if os.environ.get("SANITIZE") else [])
+        for name, depends in [("dnsd.engine.door", parts), *((f"dnsd.atlas.{one}", []) for one in ATLAS)]
+    ], language_level=3, quiet=True))
 
 
 setup(ext_modules=extensions())

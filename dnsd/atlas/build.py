@@ -15,7 +15,9 @@ import os
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnsd.atlas import check, flatten, prefixes, sources, store
-from dnsd.atlas.flatten import Runs
-from dnsd.atlas.mmdb import Place
-from dnsd.atlas.prefixes import U32, U64, V4, V6, Family
+from dnsd.atlas.flatten import Cells, Runs
+from dnsd.atlas.mmdb import Places
+from dnsd.atlas.prefixes import U32, U64, V4, V6, Family, Prefixes
 from dnsd.atlas.sources import Operator, SourceFile, Sources
 
 OPERATOR_FIELDS: Final = ("country", "position", "asn", "carrier", "provider", "tag")
@@ -54,8 +56,9 @@ class BuildReport:
     peak_mib: int
 
 
-class Cells(NamedTuple):
-    """First and last keys and, for each cell, the value of every layer: those of BASE, then of OPERATOR_FIELDS."""
+class Fine(NamedTuple):
+    """First and last keys of pieces finer than a unit, and for each the value of every layer: those of BASE, then of
+    OPERATOR_FIELDS."""
 
     starts: U64
     ends: U64
@@ -72,22 +75,24 @@ def build(source_dir: Path, out: Path, *, cidrs: Path | None = None, progress: P
     tell("reading sources", 0.0)
     found = sources.read(source_dir, cidrs)
     tell("flattening prefixes", 0.5)
-    arrays, votes = assemble(found)
-    tell("writing", 0.75)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = out / f".new.{os.getpid()}"
     about = {"directory": str(source_dir.resolve()), "cidrs": str(cidrs.resolve()) if cidrs else None,
              "sources": [asdict(file) for file in found.files]}
-    try:
-        size = store.write(beside, arrays, about)
-        tell("checking against geoip2 and pyasn", 0.8)
-        atlas = store.Atlas(beside)
-        checked = check.check(found, atlas, votes)
-        os.replace(beside, out / store.FILE)
-    finally:
-        beside.unlink(missing_ok=True)
+    with check.begin(found) as compare:
+        arrays, votes = assemble(found)
+        tell("writing", 0.75)
+        try:
+            size = store.write(beside, arrays, about)
+            tell("checking against geoip2 and pyasn", 0.8)
+            count = {name: len(array) for name, array in arrays.items()}
+            arrays.clear()  # from here on the file is what counts
+            atlas = store.Atlas(beside)
+            checked = compare(atlas, votes)
+            os.replace(beside, out / store.FILE)
+        finally:
+            beside.unlink(missing_ok=True)
     tell("done", 1.0)
-    count = {name: len(array) for name, array in arrays.items()}
     return BuildReport(
         str(out / store.FILE), f"{atlas.digest:016x}", size, count["asn"], count["latitude"], count["starts4"],
         count["starts6"], count["fine_origins4"], count["fine_origins6"], sum(len(units) for units in votes.values()),
@@ -96,36 +101,43 @@ def build(source_dir: Path, out: Path, *, cidrs: Path | None = None, progress: P
 
 
 def assemble(found: Sources) -> tuple[dict[str, NDArray[Any]], dict[int, U64]]:
-    """The atlas's arrays, and for each family the units that took a vote."""
-    tables: list[tuple[Cells, Cells]] = []
-    votes = {}
-    for family in (V4, V6):
-        base, votes[family.version] = _base(found, family)
-        tables.append((_main(found, family, base), _fine(found, family, base)))
-    layers = [np.concatenate(parts) for parts in zip(*(cells.layers for pair in tables for cells in pair), strict=True)]
+    """The atlas's arrays, and for each family the units that took a vote. Uses up the prefixes in `found`: millions of
+    them need not lie beside what is made of them."""
+    with ThreadPoolExecutor(2) as both:
+        tables = list(both.map(partial(_tables, found), (V4, V6)))
+    layers = [_joined(parts)
+              for parts in zip(*(part.layers for main, fine, _ in tables for part in (main, fine)), strict=True)]
     arrays, origin_of = _origins(found, layers)
     at = 0
-    for family, (main, fine) in zip((V4, V6), tables, strict=True):
-        runs = flatten.merge(main.starts, origin_of[at : at + len(main.starts)])
-        at += len(main.starts)
+    for family, (main, fine, _) in zip((V4, V6), tables, strict=True):
+        combinations = len(main.layers[0])
+        starts: Any = (main.starts >> flatten.UNIT).astype(np.uint32) if family is V4 else main.starts
         version = family.version
-        arrays[f"starts{version}"] = runs.starts >> flatten.UNIT if family is V4 else runs.starts
-        arrays[f"origins{version}"] = runs.values
+        arrays[f"starts{version}"], arrays[f"origins{version}"] = flatten.merged(
+            starts, main.which, origin_of[at : at + combinations])
+        at += combinations
         arrays[f"fine{version}"] = np.stack((fine.starts, fine.ends), axis=1).reshape(-1)
         arrays[f"fine_origins{version}"] = origin_of[at : at + len(fine.starts)]
         at += len(fine.starts)
     arrays.update(_names(found, arrays["asn"]))
-    return arrays, votes
+    return arrays, {family.version: votes for family, (_, _, votes) in zip((V4, V6), tables, strict=True)}
+
+
+def _tables(found: Sources, family: Family) -> tuple[Cells, Fine, U64]:
+    """A family's runs of whole units, its finer pieces, and the units that took a vote."""
+    base, votes = _base(found, family)
+    return _main(found, family, base), _fine(found, family, base), votes
 
 
 def _base(found: Sources, family: Family) -> tuple[list[Runs], U64]:
     """Place, AS number and carrier list as runs of whole units, and the units that took a vote."""
     layers, votes = [], []
     for name in BASE:
-        table = getattr(found, name)[family.version]
-        runs, units = flatten.cut(flatten.flatten(table, family), family)
+        table: Prefixes = getattr(found, name).pop(family.version)
+        votes.append(table.clamped >> flatten.UNIT)
+        runs, units = flatten.units(table, family)
         layers.append(runs)
-        votes += [units, table.clamped >> flatten.UNIT]
+        votes.append(units)
     return layers, prefixes.distinct(np.concatenate(votes))
 
 
@@ -133,11 +145,7 @@ def _main(found: Sources, family: Family, base: Sequence[Runs]) -> Cells:
     """The whole space in runs of units: the base under the operator's prefixes that are whole units."""
     mine = [(i, operator) for i, operator in enumerate(found.operators, 1)
             if operator.prefix.family is family and operator.prefix.length <= family.unit_bits]
-    starts, layers = flatten.overlay([*base, *_operator_layers(mine, family), _disguises(family)])
-    disguised = layers.pop() != 0
-    for layer in layers:
-        layer[disguised] = 0
-    return Cells(starts, _ends(starts, family), layers)
+    return flatten.cells([*base, *_operator_layers(mine, family)], _disguises(family))
 
 
 def _operator_layers(operators: Sequence[tuple[int, Operator]], family: Family) -> list[Runs]:
@@ -153,20 +161,25 @@ def _disguises(family: Family) -> Runs:
     return flatten.flatten(prefixes.columns([(prefix.key, prefix.length, 1) for prefix in mine]), family)
 
 
-def _fine(found: Sources, family: Family, base: Sequence[Runs]) -> Cells:
+def _fine(found: Sources, family: Family, base: Sequence[Runs]) -> Fine:
     """The pieces of operator prefixes finer than a unit, over what the rest says of their unit."""
     mine = [(i, operator) for i, operator in enumerate(found.operators, 1) if operator.prefix.family is family]
     finer = [(operator.prefix.key, operator.prefix.length, 1) for _, operator in mine
              if operator.prefix.length > family.unit_bits]
     if not finer:
         empty = np.empty(0, np.uint64)
-        return Cells(empty, empty, [np.empty(0, np.uint32) for _ in (*BASE, *OPERATOR_FIELDS)])
+        return Fine(empty, empty, [np.empty(0, np.uint32) for _ in (*BASE, *OPERATOR_FIELDS)])
     covered = flatten.flatten(prefixes.columns(finer), family)
     starts, layers = flatten.overlay([covered, *_operator_layers(mine, family)])
     inside = layers[0] != 0
     starts, ends = starts[inside], _ends(starts, family)[inside]
     layers = [*(flatten.at(layer, starts) for layer in base), *(layer[inside] for layer in layers[1:])]
-    return Cells(starts, ends, layers)
+    return Fine(starts, ends, layers)
+
+
+def _joined(parts: Sequence[U32]) -> U32:
+    """One column; where all is 0 it takes no memory."""
+    return np.concatenate(parts) if any(part.any() for part in parts) else np.zeros(sum(map(len, parts)), np.uint32)
 
 
 def _ends(starts: U64, family: Family) -> U64:
@@ -174,9 +187,8 @@ def _ends(starts: U64, family: Family) -> U64:
 
 
 def _origins(found: Sources, layers: Sequence[U32]) -> tuple[dict[str, NDArray[Any]], U32]:
-    """The origin and place columns, and the origin of each cell; origin 0 is the unknown one."""
-    first, which = flatten.groups(layers)
-    place_of, asn, carrier_list, *by_operator = (layer[first] for layer in layers)
+    """The origin and place columns, and the origin of each combination; origin 0 is the unknown one."""
+    place_of, asn, carrier_list, *by_operator = layers
     lines: dict[str, U32] = dict(zip(OPERATOR_FIELDS, by_operator, strict=True))
     texts = _Texts()
     places, place_of = _places(found, place_of, lines)
@@ -196,12 +208,9 @@ def _origins(found: Sources, layers: Sequence[U32]) -> tuple[dict[str, NDArray[A
     arrays: dict[str, NDArray[Any]] = {name: column[distinct] for name, column in zip(
         ("place", "asn", "carrier", "provider", "tag"), columns, strict=True)}
     arrays.update(
-        latitude=np.array([place.latitude for place in places]),
-        longitude=np.array([place.longitude for place in places]),
-        country=np.array([place.country.encode() for place in places], "S2"),
-        region=np.array([place.region.encode() for place in places], "S2"),
+        latitude=places.latitude, longitude=places.longitude, country=places.country, region=places.region,
         texts=np.frombuffer("\n".join(texts.all).encode(), np.uint8))
-    return arrays, number[1:][which].astype(np.uint32)
+    return arrays, number[1:].astype(np.uint32)
 
 
 class _Texts:
@@ -221,6 +230,8 @@ class _Texts:
 
 def _said(found: Sources, lines: U32, field: Callable[[Operator], int | None], otherwise: U32) -> U32:
     """What the operator's lines say in a field, else what is there."""
+    if not lines.any():
+        return otherwise
     values = np.zeros(len(found.operators) + 1, np.uint32)
     for number in prefixes.distinct(lines[lines != 0]):
         values[number] = field(found.operators[number - 1]) or 0
@@ -231,32 +242,38 @@ def _by_asn(asn: U32, table: Mapping[int, str], texts: _Texts) -> U32:
     """The text number of each AS number's name in a table."""
     if not table:
         return np.zeros_like(asn)
-    numbers = np.array(sorted(table), np.uint32)
-    values = np.array([texts.number(table[int(number)]) for number in numbers], np.uint32)
-    at = np.minimum(np.searchsorted(numbers, asn), len(numbers) - 1)
-    return np.where(numbers[at] == asn, values[at], np.uint32(0))
+    values = np.zeros(max(table) + 2, np.uint32)  # the last for all greater numbers
+    for number in sorted(table):
+        values[number] = texts.number(table[number])
+    return values[np.minimum(asn, len(values) - 1)]
 
 
-def _places(found: Sources, place_of: U32, lines: Mapping[str, U32]) -> tuple[list[Place], U32]:
+def _places(found: Sources, place_of: U32, lines: Mapping[str, U32]) -> tuple[Places, U32]:
     """Places as the operator's countries and positions change them, and each combination's place."""
-    places = {place: number for number, place in enumerate(found.places)}
-    first, which = flatten.groups([place_of, lines["country"], lines["position"]])
+    changing = np.flatnonzero(lines["country"] | lines["position"])
+    if not len(changing):
+        return found.places, place_of
+    known = [found.places[number] for number in range(len(found.places))]
+    places = {place: number for number, place in enumerate(known)}
+    columns = [place_of[changing], lines["country"][changing], lines["position"][changing]]
+    first, which = flatten.groups(columns)
     numbers = []
-    countries, positions = lines["country"][first], lines["position"][first]
-    for place, country, position in zip(place_of[first], countries, positions, strict=True):
-        changed = found.places[place]
+    for place, country, position in zip(*(column[first].tolist() for column in columns), strict=True):
+        changed = known[place]
         if country:
             changed = changed._replace(country=found.operators[country - 1].country or "")
         if position:
             latitude, longitude = found.operators[position - 1].position or (0.0, 0.0)
             changed = changed._replace(latitude=latitude, longitude=longitude)
         numbers.append(places.setdefault(changed, len(places)))
-    return list(places), np.array(numbers, np.uint32)[which]
+    place_of = place_of.copy()
+    place_of[changing] = np.array(numbers, np.uint32)[which]
+    return Places(list(places)), place_of
 
 
 def _names(found: Sources, asns: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """The names of the AS numbers that occur."""
-    numbers = [int(asn) for asn in prefixes.distinct(asns.astype(np.uint32)) if int(asn) in found.as_names]
+    numbers = [asn for asn in prefixes.distinct(asns).tolist() if asn in found.as_names]
     names = [found.as_names[asn].encode() for asn in numbers]
     return {"name_asn": np.array(numbers, np.uint32), "names": np.frombuffer(b"".join(names), np.uint8),
-            "name_at": np.cumsum([0, *(len(name) for name in names)])}
+            "name_at": np.cumsum([0, *map(len, names)])}

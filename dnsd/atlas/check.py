@@ -1,26 +1,26 @@
 """The built atlas against its sources, looked up independently: a build that disagrees is thrown away.
 
-Lives here: sampling addresses and comparing. Does not live here: building (`atlas.build`).
+Lives here: sampling addresses and comparing. Does not live here: building (`atlas.build`), the other way of looking an
+address up (`atlas.raw`).
 
-geoip2 and pyasn look an address up in the files as they are, by longest prefix, and share no code with the walk and
-the flattening. Units that took a vote, and what the operator's prefixes or IPv6 disguises cover, may differ by right
-and are left out. Half the addresses stand at the edges of prefixes, where an error by one would show.
+Units that took a vote, and what the operator's prefixes or IPv6 disguises cover, may differ by right and are left out.
+Half the addresses stand at the edges of prefixes, where an error by one would show. The files are asked by a process of
+its own, while the atlas is built.
 """
 
 from __future__ import annotations
 
-import warnings
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from ipaddress import IPv4Address, IPv6Address, ip_network
-from pathlib import Path
+from contextlib import contextmanager
+from ipaddress import IPv4Address, IPv6Address
+from tempfile import TemporaryFile
 from typing import Any, Final
 
-import geoip2.database
-import geoip2.errors
-import maxminddb
 import numpy as np
-import pyasn
+from numpy.typing import NDArray
 
 from dnsd.atlas import flatten, prefixes, store
 from dnsd.atlas.prefixes import U64, V4, V6, Family
@@ -29,87 +29,71 @@ from dnsd.atlas.sources import DISGUISES, Sources
 SAMPLES: Final = 2000
 """Addresses of each family."""
 
-Answer = dict[str, Any]
-Address = IPv4Address | IPv6Address
-
 
 class CheckError(Exception):
     """The built atlas and its sources disagree: a defect of the build, or files that changed while it ran."""
 
 
-def check(found: Sources, atlas: store.Atlas, votes: Mapping[int, U64]) -> int:
-    """Compares sampled addresses; returns how many, raises CheckError with the first few that differ."""
-    with raw_lookup(found.directory, {file.role: file.path for file in found.files}) as lookup:
-        checked, wrong = 0, []
-        for family in (V4, V6):
-            for address in _sample(found, family, votes[family.version]):
-                origin, said = atlas.origin(address), lookup(address)
-                said = {key: value for key, value in said.items() if not key.endswith("network")}
-                built = {key: getattr(origin, key) for key in said}
-                checked += 1
-                if built != said:
-                    wrong.append(f"{address}: built {built}, the files say {said}")
+@contextmanager
+def begin(found: Sources) -> Iterator[Callable[[store.Atlas, Mapping[int, U64]], int]]:
+    """Begins to ask the files, of addresses taken from the prefixes in `found`, which are not needed later.
+
+    What it gives compares the answers with an atlas in which these units (by family) took a vote: it returns how many
+    addresses were compared and raises CheckError with the first few that differ.
+    """
+    keys = {family.version: _sample(found, family) for family in (V4, V6)}
+    addresses = [str(_address(family, key)) for family in (V4, V6) for key in keys[family.version].tolist()]
+    files = {file.role: file.path for file in found.files}
+    with TemporaryFile() as task, TemporaryFile() as said:
+        task.write(json.dumps({"directory": str(found.directory), "files": files, "addresses": addresses}).encode())
+        task.seek(0)
+        with subprocess.Popen([sys.executable, "-m", "dnsd.atlas.raw"], stdin=task, stdout=said) as asking:
+
+            def compare(atlas: store.Atlas, votes: Mapping[int, U64]) -> int:
+                if asking.wait():
+                    raise CheckError(f"the files could not be asked: exit code {asking.returncode}")
+                said.seek(0)
+                return _compare(found, atlas, keys, votes, iter(json.load(said)))
+
+            try:
+                yield compare
+            finally:
+                asking.kill()
+
+
+def _compare(found: Sources, atlas: store.Atlas, asked: Mapping[int, U64], votes: Mapping[int, U64],
+             answers: Iterator[dict[str, Any]]) -> int:
+    checked, wrong = 0, []
+    for family in (V4, V6):
+        keys = asked[family.version]
+        judged = (flatten.at(_ruled(found, family), keys) == 0) & ~np.isin(keys >> flatten.UNIT, votes[family.version])
+        built = _built(atlas, atlas.numbers(family.version, keys))
+        for key, counts, origin in zip(keys.tolist(), judged.tolist(), built, strict=True):
+            said = next(answers)
+            checked += counts
+            if counts and any(origin[name] != value for name, value in said.items()):
+                wrong.append(f"{_address(family, key)}: built {origin}, files say {said}")
     if wrong:
         raise CheckError(f"{len(wrong)} of {checked} addresses differ from the files; " + "; ".join(wrong[:3]))
     return checked
 
 
-@contextmanager
-def raw_lookup(directory: Path, files: Mapping[str, str]) -> Iterator[Callable[[Address], Answer]]:
-    """A function that looks an address up in the source files themselves: geo through geoip2, AS through pyasn.
-
-    `files` are the paths by role (`geo`, `asn`). Answers have `latitude longitude country region geo_network` and
-    `asn asn_network`, None where a file has nothing.
-    """
-    with ExitStack() as stack:
-        readers = [_geo(stack, directory / files["geo"])] if "geo" in files else []
-        if "asn" in files:
-            readers.append(_asn(stack, directory / files["asn"]))
-        yield lambda address: {key: value for read in readers for key, value in read(address).items()}
+def _address(family: Family, key: int) -> IPv4Address | IPv6Address:
+    return IPv4Address(key) if family is V4 else IPv6Address(key << 64 | 1)
 
 
-def _geo(stack: ExitStack, path: Path) -> Callable[[Address], Answer]:
-    reader = stack.enter_context(geoip2.database.Reader(str(path)))
-    kind = reader.metadata().database_type
-    method = next(getattr(reader, name.lower()) for name in ("City", "Country", "Enterprise") if name in kind)
-
-    def look(address: Address) -> Answer:
-        try:
-            said = method(address)
-        except geoip2.errors.AddressNotFoundError:
-            return dict.fromkeys(("latitude", "longitude", "country", "region", "geo_network"))
-        location = getattr(said, "location", None)
-        country = said.country.iso_code or said.registered_country.iso_code
-        return {"latitude": location and location.latitude, "longitude": location and location.longitude,
-                "country": country and country.upper(), "region": said.continent.code and said.continent.code.lower(),
-                "geo_network": str(said.traits.network)}
-
-    return look
+def _built(atlas: store.Atlas, numbers: NDArray[np.uint32]) -> Iterator[dict[str, Any]]:
+    """What the atlas has for each origin number, by the names that `atlas.raw` has."""
+    place, asn = atlas.arrays["place"][numbers], atlas.arrays["asn"][numbers]
+    columns = (atlas.arrays[name][place].tolist() for name in ("latitude", "longitude", "country", "region"))
+    for latitude, longitude, country, region, number in zip(*columns, asn.tolist(), strict=True):
+        known = latitude == latitude  # not NaN
+        yield {"latitude": latitude if known else None, "longitude": longitude if known else None,
+               "country": country.decode() or None, "region": region.decode() or None, "asn": number or None}
 
 
-def _asn(stack: ExitStack, path: Path) -> Callable[[Address], Answer]:
-    if path.suffix == ".mmdb":
-        reader = stack.enter_context(maxminddb.open_database(str(path)))  # geoip2 takes MaxMind's own kind only
-
-        def look(address: Address) -> Answer:
-            record, length = reader.get_with_prefix_len(address)
-            number = record.get("autonomous_system_number") if isinstance(record, dict) else None
-            return {"asn": number or None, "asn_network": str(ip_network((address, length), False)) if number else None}
-
-        return look
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # pyasn leaves the file open
-        table = pyasn.pyasn(str(path))
-
-    def look_up(address: Address) -> Answer:
-        asn, network = table.lookup(str(address))
-        return {"asn": asn or None, "asn_network": network}
-
-    return look_up
-
-
-def _sample(found: Sources, family: Family, votes: U64) -> Iterator[Address]:
-    """Addresses in and at the edges of the sources' prefixes, and anywhere; the same ones for the same files."""
+def _sample(found: Sources, family: Family) -> U64:
+    """Keys in and at the edges of the sources' prefixes, and anywhere; the same for the same files."""
     random = np.random.default_rng(family.bits)
     keys = [random.integers(0, flatten.last_key(family), SAMPLES // 4, np.uint64, endpoint=True)]
     for table in (found.geo, found.asn):
@@ -121,11 +105,7 @@ def _sample(found: Sources, family: Family, votes: U64) -> Iterator[Address]:
         part = len(chosen) // 4
         keys += [low[:part], low[part : 2 * part] | span[part : 2 * part],
                  low[2 * part :] | random.integers(0, span[2 * part :], dtype=np.uint64, endpoint=True)]
-    sampled = prefixes.distinct(np.concatenate(keys))
-    skipped = _span_runs(found, family)
-    sampled = sampled[(flatten.at(skipped, sampled) == 0) & ~np.isin(sampled >> flatten.UNIT, votes)]
-    for key in sampled:
-        yield IPv4Address(int(key)) if family is V4 else IPv6Address(int(key) << 64 | 1)
+    return prefixes.distinct(np.concatenate(keys))
 
 
 def _span(lengths: prefixes.U8, family: Family) -> U64:
@@ -134,7 +114,7 @@ def _span(lengths: prefixes.U8, family: Family) -> U64:
                     flatten.last_key(family) >> np.minimum(lengths, family.bits - 1).astype(np.uint64))
 
 
-def _span_runs(found: Sources, family: Family) -> flatten.Runs:
+def _ruled(found: Sources, family: Family) -> flatten.Runs:
     """1 where operator prefixes or disguises rule."""
     ruled = [operator.prefix for operator in found.operators] + list(DISGUISES)
     return flatten.flatten(prefixes.columns(

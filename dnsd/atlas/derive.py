@@ -29,6 +29,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -105,9 +106,14 @@ def derive(atlas_dir: Path, sites: Sequence[SiteSpec], out: Path, rtt: Path | No
     began = time.monotonic()
     if len(sites) > MAX_SITES:
         raise SiteError([Fault("/sites", f"{len(sites)} sites, a map holds {MAX_SITES}")])
-    atlas = store.open_atlas(atlas_dir)
-    measured = Measured.read(rtt) if rtt is not None else None
-    table, found = fill(atlas, sites, measured)
+    atlas = store.open_atlas(atlas_dir, verify=False)
+    with ThreadPoolExecutor(1) as beside:
+        sound = beside.submit(atlas.verify)
+        try:
+            measured = Measured.read(rtt) if rtt is not None else None
+            table, found = fill(atlas, sites, measured)
+        finally:
+            sound.result()  # whatever went wrong with a damaged atlas, that it is damaged is what to tell
     names = tuple(site.id for site in sites)
     if measured is not None and found is not None:
         estimates.write(out.with_suffix(estimates.SUFFIX), names, found, measured)
@@ -132,10 +138,11 @@ def fill(atlas: store.Atlas, sites: Sequence[SiteSpec], measured: Measured | Non
         return _measured(atlas, sites, found), found
     rows, row_of = _rows(atlas, sites)
     arrays = atlas.arrays
-    four = flatten.merge(arrays["starts4"], row_of[arrays["origins4"]])
-    six = flatten.merge(arrays["starts6"], row_of[arrays["origins6"]])
+    with ThreadPoolExecutor(1) as beside:
+        six = beside.submit(flatten.merged, arrays["starts6"], arrays["origins6"], row_of)
+        four = flatten.merged(arrays["starts4"], arrays["origins4"], row_of)
     return tablefile.Table(
-        rows, four.starts.astype(np.uint32), four.values, six.starts, six.values,
+        rows, *four, *six.result(),
         arrays["fine4"], row_of[arrays["fine_origins4"]], arrays["fine6"], row_of[arrays["fine_origins6"]]), None
 
 
@@ -232,9 +239,11 @@ def _levels(extra: NDArray[np.float64], bits: U8, weights: NDArray[np.float64]) 
 
 def _weights(atlas: store.Atlas, parts: affinity.Parts) -> NDArray[np.float64]:
     """How many IPv4 units each place, or part of it, has, and one, lest a place of IPv6 alone have no say."""
-    units = np.diff(atlas.arrays["starts4"].astype(np.int64), append=1 << layout.KEY4_BITS)
-    of_run = parts.of[atlas.arrays["origins4"]]
-    return np.bincount(of_run, units, len(parts.vector)).astype(np.float64) + 1.0
+    weights = np.ones(len(parts.vector))
+    units = flatten.weighed(atlas.arrays["starts4"], atlas.arrays["origins4"], parts.of.astype(np.uint32),
+                            1 << layout.KEY4_BITS)
+    weights[: len(units)] += units
+    return weights
 
 
 def _place_bits(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> U8:
@@ -263,8 +272,9 @@ def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, NDArra
     at = np.minimum(np.searchsorted(asns, arrays["asn"]), len(asns) - 1)
     at[asns[at] != arrays["asn"]] = 0
     texts = len(atlas.texts)
-    keys = (at.astype(np.int64) * texts + arrays["carrier"]) * texts + arrays["provider"]
-    keys, key_of = np.unique(keys, return_inverse=True)
+    words = (at.astype(np.uint64) * np.uint64(texts) + arrays["carrier"]) * np.uint64(texts) + arrays["provider"]
+    words, key_of = flatten.ranked(words)
+    keys = words.astype(np.int64)
     asn, carrier, provider = asns[keys // texts // texts], keys // texts % texts, keys % texts
     bits = np.zeros((len(keys), len(sites)), np.uint8)
     for column, site in enumerate(sites):

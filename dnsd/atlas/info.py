@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
-from dnsd.atlas import check, store, tablefile
+from dnsd.atlas import raw, store, tablefile
 
 
 def info(atlas_dir: Path, maps_dir: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def lookup(atlas_dir: Path, address: IPv4Address | IPv6Address) -> dict[str, Any
     problem = None
     try:
         files = {source["role"]: source["path"] for source in atlas.about["sources"]}
-        with check.raw_lookup(Path(atlas.about["directory"]), files) as look:
+        with raw.lookup(Path(atlas.about["directory"]), files) as look:
             said = look(inside)
     except (OSError, ValueError) as error:
         problem = f"the source files cannot be read: {error}"

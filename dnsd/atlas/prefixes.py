@@ -4,8 +4,8 @@ Lives here: the two address families as keys, prefix and table parsing, naming f
 there are and what their values mean (`atlas.sources`), nesting (`atlas.flatten`), mmdb trees (`atlas.mmdb`).
 
 A key is the address (IPv4) or its upper 64 bits (IPv6) in a u64; in both families the finest block a scope may name,
-/24 and /56, then is `key >> 8`. A large table is first read by vector arithmetic that believes the file and notices
-when it must not; only then line by line, to name every fault.
+/24 and /56, then is `key >> 8`. A large table is first read by compiled code, or else by vector arithmetic, that
+believes the file and notices when it must not; only then line by line, to name every fault.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dnsd.atlas import compiled
 from dnsd.model import Fault
 
 U64 = NDArray[np.uint64]
@@ -175,6 +176,15 @@ def read_table(path: Path, faults: list[Fault]) -> dict[int, Prefixes]:
         data = data.partition(b"\n")[2]
     if data and data[-1:] != b"\n":
         data += b"\n"
+    found = compiled.lines.table(data) if compiled.lines else None
+    if found is not None:
+        four, six = found
+        return {4: Prefixes(*four), 6: clamp(*six)}
+    return _quick_table(data) or _slow_table(path, faults)
+
+
+def _quick_table(data: bytes) -> dict[int, Prefixes] | None:
+    """A table of IPv4 lines, then IPv6 lines; None where anything is unusual."""
     six = data.find(b":")
     split = len(data) if six < 0 else data.rfind(b"\n", 0, six) + 1
     four = _quick4(data[:split])
@@ -182,7 +192,7 @@ def read_table(path: Path, faults: list[Fault]) -> dict[int, Prefixes]:
         sixth = _quick6(data[split:])
         if sixth is not None:
             return {4: four, 6: sixth}
-    return _slow_table(path, faults)
+    return None
 
 
 def _quick4(data: bytes) -> Prefixes | None:

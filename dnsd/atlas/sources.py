@@ -20,16 +20,17 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from functools import partial
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dnsd.atlas import mmdb, prefixes
-from dnsd.atlas.mmdb import NOWHERE, Place
+from dnsd.atlas.mmdb import Places
 from dnsd.atlas.prefixes import V6, Prefix, Prefixes, SourceError
 from dnsd.model import Fault
 
@@ -84,7 +85,7 @@ class Sources:
 
     directory: Path
     geo: dict[int, Prefixes] = field(default_factory=_none)
-    places: list[Place] = field(default_factory=lambda: [NOWHERE])
+    places: Places = field(default_factory=Places)
     asn: dict[int, Prefixes] = field(default_factory=_none)
     carriers: dict[int, Prefixes] = field(default_factory=_none)
     carrier_names: list[str] = field(default_factory=lambda: [""])
@@ -101,8 +102,14 @@ def read(directory: Path, cidrs: Path | None = None) -> Sources:
     sources = Sources(directory)
     terms: list[dict[str, str]] = []
     _guarded(faults, lambda: terms.extend(_terms(directory / "sources.toml")))
-    for step in (_geo, _asn, _as_names, _asn_providers, _carrier_lists):
-        _guarded(faults, partial(step, sources, terms, faults))
+    places, others = Sources(directory), list[Fault]()
+    with ThreadPoolExecutor(1) as beside:  # the largest file by far is read beside the others
+        geo = beside.submit(_guarded, faults, partial(_geo, places, terms, faults))
+        for step in (_asn, _as_names, _asn_providers, _carrier_lists):
+            _guarded(others, partial(step, sources, terms, others))
+        geo.result()
+    sources.geo, sources.places, sources.files = places.geo, places.places, places.files + sources.files
+    faults += others
     if cidrs is not None:
         _guarded(faults, partial(_operators, sources, cidrs, faults))
     if faults:
@@ -153,13 +160,13 @@ def _as_names(sources: Sources, terms: list[dict[str, str]], faults: list[Fault]
         raise SourceError([Fault(str(path), f"is no JSON: {problem}")]) from None
     if not isinstance(names, dict):
         raise SourceError([Fault(str(path), "is no object of AS number to name")])
-    mine = []
-    for number, name in names.items():
-        if not (number.isascii() and number.isdigit() and isinstance(name, str)):
-            mine.append(Fault(f"{path}:/{number}", f"{name!r} is no name of an AS number"))
-        else:
-            sources.as_names[int(number)] = name
-    faults += prefixes.bounded(path, mine)
+    digits = "".join(names)
+    if digits.isascii() and digits.isdigit() and "" not in names and set(map(type, names.values())) == {str}:
+        sources.as_names = dict(zip(map(int, names), names.values(), strict=True))
+    else:
+        faults += prefixes.bounded(path, [
+            Fault(f"{path}:/{number}", f"{name!r} is no name of an AS number") for number, name in names.items()
+            if not (number.isascii() and number.isdigit() and isinstance(name, str))])
     _note(sources, terms, path, "asn names", None)
 
 
@@ -332,9 +339,11 @@ def _note(sources: Sources, terms: list[dict[str, str]], path: Path, role: str, 
     name = str(path.relative_to(sources.directory)) if path.is_relative_to(sources.directory) else str(path)
     term = next((term for term in terms if fnmatch(name, term.get("file", ""))), {})
     stat = path.stat()
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
     when = datetime.fromtimestamp(stat.st_mtime if built is None else built, UTC).date().isoformat()
     date = when if built is not None else term.get("date", when)
     sources.files.append(SourceFile(
-        name, role, stat.st_size, sha256(path.read_bytes()).hexdigest(), date,
+        name, role, stat.st_size, digest, date,
         len(found[4]) if found else 0, len(found[6]) if found else 0,
         *(term.get(key, "") for key in ("version", "licence", "attribution", "url"))))

@@ -80,7 +80,8 @@ class Origin:
 class Atlas:
     """A mapped atlas. `arrays` by name as in ARRAYS, `about` the JSON head, `digest` names this very content."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, verify: bool = True) -> None:
+        """Without `verify` that is left to the caller, who may do it meanwhile; numbers may then be out of range."""
         self.path = path
         try:
             with path.open("rb") as file:
@@ -97,13 +98,21 @@ class Atlas:
             raise AtlasError(f"{path}: is no atlas of layout {LAYOUT}; build it again")
         start = _aligned(HEAD.size + length)
         text = bytes(view[HEAD.size : HEAD.size + length])
-        if size != len(view) or zlib.crc32(text) != crc or _digest(view[start:]) != self.digest:
+        if size != len(view) or zlib.crc32(text) != crc:
             raise AtlasError(f"{path}: is damaged, size or checksum differ; build it again")
+        self._body = view[start:]
+        if verify:
+            self.verify()
         self.about: dict[str, Any] = json.loads(text)
         self.arrays: dict[str, NDArray[Any]] = {
             name: np.frombuffer(view, ARRAYS[name], count, start + offset)
             for name, (offset, count) in self.about.pop("arrays").items()}
         self.texts: list[str] = self.arrays["texts"].tobytes().decode().split("\n")
+
+    def verify(self) -> None:
+        """Raises AtlasError where the arrays are not what was written."""
+        if _digest(self._body) != self.digest:
+            raise AtlasError(f"{self.path}: is damaged, its checksum differs; build it again")
 
     def origin(self, address: IPv4Address | IPv6Address) -> Origin:
         """The origin of an address. IPv6 that only carries IPv4 is judged by the IPv4 inside."""
@@ -121,6 +130,14 @@ class Atlas:
         end = int(starts[at + 1]) << shift if at + 1 < len(starts) else 1 << family.bits
         number = int(self.arrays[f"origins{inside.version}"][at])
         return self._origin(number, family, key, (int(starts[at]) << shift, end - 1))
+
+    def numbers(self, version: int, keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        """The origin number at each key of a family (`atlas.prefixes`), as a client's subnet is judged: fine operator
+        prefixes left out."""
+        starts: NDArray[Any] = self.arrays[f"starts{version}"]
+        at = np.searchsorted(starts, (keys >> np.uint64(8 if version == 4 else 0)).astype(starts.dtype), "right") - 1
+        found: NDArray[np.uint32] = self.arrays[f"origins{version}"][at]
+        return found
 
     def _origin(self, number: int, family: Family, key: int, run: tuple[int, int]) -> Origin:
         arrays = self.arrays
@@ -143,9 +160,9 @@ class Atlas:
         return self.arrays["names"][int(ends[at]) : int(ends[at + 1])].tobytes().decode()
 
 
-def open_atlas(directory: Path) -> Atlas:
+def open_atlas(directory: Path, *, verify: bool = True) -> Atlas:
     """The atlas in a directory, mapped and checked; AtlasError where there is none or it is damaged."""
-    return Atlas(directory / FILE)
+    return Atlas(directory / FILE, verify=verify)
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, Any]) -> int:
@@ -156,15 +173,14 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, An
     for name, array in data.items():
         places[name] = (end, len(array))
         end = _aligned(end + array.nbytes)
-    body = bytearray(end)
-    for name, array in data.items():
-        at = places[name][0]
-        body[at : at + array.nbytes] = array.tobytes()
+    body: list[bytes | memoryview] = []
+    for array in data.values():
+        body += [array.view(np.uint8).data, bytes(_aligned(array.nbytes) - array.nbytes)]
     text = json.dumps({**about, "arrays": places}).encode()
     start = _aligned(HEAD.size + len(text))
-    head = HEAD.pack(magic=MAGIC, layout=LAYOUT, json=len(text), size=start + end, digest=_digest(body),
+    head = HEAD.pack(magic=MAGIC, layout=LAYOUT, json=len(text), size=start + end, digest=_digest(*body),
                      made=int(time.time()), crc=zlib.crc32(text), reserved=0)
-    disk.replace(path, (head + text).ljust(start, b"\0"), body, mode=MODE)
+    disk.replace(path, (head + text).ljust(start, b"\0"), *body, mode=MODE)
     return start + end
 
 
@@ -187,5 +203,8 @@ def _aligned(offset: int) -> int:
     return (offset + 7) & ~7
 
 
-def _digest(data: bytes | bytearray | memoryview) -> int:
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+def _digest(*parts: bytes | memoryview) -> int:
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "little")

@@ -41,8 +41,8 @@ class Table:
 
     def blocks(self) -> tuple[int, int]:
         """Largest aligned blocks the IPv4 and IPv6 runs fall into: what a resolver's cache holds if it asks for all."""
-        return (flatten.blocks(self.starts4.astype(np.uint64), layout.KEY4_BITS),
-                flatten.blocks(self.starts6 >> flatten.UNIT, layout.ECS_MAX6))
+        return (flatten.blocks(self.starts4, layout.KEY4_BITS),
+                flatten.blocks(self.starts6, layout.ECS_MAX6, shift=8))
 
 
 def write(path: Path, table: Table, *, atlas: int, made_ms: int) -> int:

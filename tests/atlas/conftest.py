@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from dnsd.atlas import store
+from dnsd.atlas import compiled, store
 from tests.atlas.samples import DATA, ROOT
+
+
+@pytest.fixture(scope="module", params=["compiled", "numpy"])
+def loops(request: pytest.FixtureRequest) -> Iterator[str]:
+    """With the compiled loops, and with the numpy beside them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("lines", "runs", "walk"):
+            if request.param == "numpy":
+                patch.setattr(compiled, name, None)
+            elif getattr(compiled, name) is None:
+                (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("the atlas's loops are not compiled")
+        yield request.param
 
 
 class Bundled(NamedTuple):

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dnsd.atlas import build, check, flatten, sources, store
-from dnsd.atlas.prefixes import SourceError
+from dnsd.atlas.prefixes import U64, Family, Prefixes, SourceError
 from tests.atlas.conftest import Bundled
 from tests.atlas.samples import BERLIN, DATA, LIMA, PARIS, TOKYO, cidrs, directory
 
@@ -124,9 +124,13 @@ def test_a_unit_of_several_networks_gets_the_largest_of_each_layer(tmp_path: Pat
 
 def bad_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that shifts every run by one unit, as an error in the flattening would."""
-    real = flatten.cut
-    monkeypatch.setattr(flatten, "cut", lambda runs, family: (
-        flatten.Runs(np.append(np.uint64(0), runs.starts[1:] + np.uint64(256)), runs.values), real(runs, family)[1]))
+    real = flatten.units
+
+    def shifted(table: Prefixes, family: Family) -> tuple[flatten.Runs, U64]:
+        runs, voted = real(table, family)
+        return flatten.Runs(np.append(np.uint64(0), runs.starts[1:] + np.uint64(256)), runs.values), voted
+
+    monkeypatch.setattr(flatten, "units", shifted)
 
 
 def test_what_was_built_stays_when_a_build_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

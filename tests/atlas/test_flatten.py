@@ -13,6 +13,8 @@ from dnsd.atlas import flatten, prefixes
 from dnsd.atlas.flatten import Runs
 from dnsd.atlas.prefixes import V4, V6, Family
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 # Prefixes live in the last 2^12 keys of a family, so that they nest, touch and reach the very end.
 ROOM = 12
 

@@ -18,6 +18,8 @@ from dnsd.atlas.prefixes import SourceError
 from dnsd.model import Fault
 from tests.atlas.samples import BERLIN, DATA, PARIS, record, write_mmdb
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 MAXMIND = sorted((DATA / "mmdb-test").glob("*.mmdb"))
 ALIASES = [IPv6Network(text) for text in ("::ffff:0:0/96", "2002::/16", "2001::/32")]
 

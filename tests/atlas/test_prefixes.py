@@ -15,6 +15,8 @@ from dnsd.atlas import flatten, prefixes
 from dnsd.atlas.prefixes import V6, Prefixes, SourceError
 from dnsd.model import Fault
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def as_rows(found: Prefixes) -> list[tuple[int, int, int]]:
     return list(zip(found.keys.tolist(), found.lengths.tolist(), found.values.tolist(), strict=True))

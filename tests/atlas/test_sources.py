@@ -11,6 +11,8 @@ from dnsd.atlas import sources
 from dnsd.atlas.prefixes import SourceError
 from tests.atlas.samples import BERLIN, cidrs, directory, record, write_mmdb
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def faults(folder: Path, lines: Path | None = None) -> list[tuple[str, str]]:
     with pytest.raises(SourceError) as caught:
