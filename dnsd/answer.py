@@ -20,6 +20,7 @@ from dnsd.chase import Outcome, missing, present
 from dnsd.choose import choose
 from dnsd.context import DESK, Context
 from dnsd.dns import types, wire
+from dnsd.dns.guard import Guard
 from dnsd.dns.wire import FormError, Heads, Opt
 from dnsd.image.reading import Entry, Image, Node
 
@@ -115,12 +116,18 @@ def _deliver(ask: _Ask, outcome: Outcome, node: Node | None) -> bytes | None:
 def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: int = 0, rcode: int = 0, *,
             kind: int, node: Node | None = None) -> bytes | None:
     """Head, question as it came (0x20 kept), body, OPT; question and OPT with TC where that is too long."""
-    packet, tail, opt, _, _, _, ctx = ask
+    packet, tail, opt, client, _, _, ctx = ask
     if ctx.strict:
         empty = kind == metrics.KIND_WILDCARD and heads[0][4:6] == b"\0\0"
-        held = _held(ask, metrics.KIND_NODATA if empty else kind, node)
-        if held is not _PASSED:
-            return held
+        held_as = metrics.KIND_NODATA if empty else kind
+        if ctx.shed and ctx.shed >= LEAST_USEFUL.get(held_as, 99):
+            ctx.count[metrics.SHED] += 1
+            return None
+        guard, zone = ctx.guard, node.zone.number if node else 0
+        if guard is not None and not ctx.tcp and guard.over(client, zone, GUARD_KINDS.get(held_as, 0)):
+            held = _held(ask, guard)
+            if held is not _PASSED:
+                return held
     count = ctx.count
     count[kind] += 1
     count[metrics.RCODE + rcode] += 1
@@ -190,20 +197,14 @@ GUARD_KINDS: Final = {
 """What of a prefix and zone shares a bucket: 0 answers, 1 NODATA, 2 NXDOMAIN, 3 referrals, 4 errors."""
 
 
-def _held(ask: _Ask, kind: int, node: Node | None) -> bytes | None:
-    """What is sent instead of the answer, None for nothing; `_PASSED` where nothing stands against the answer.
+def _held(ask: _Ask, guard: Guard) -> bytes | None:
+    """What is sent instead of the answer to a client over its rate, None for nothing; `_PASSED` for the answer itself.
 
-    Over its rate a client that has shown a valid cookie is who it says; one that could have is told to come with it; of
-    the others every second is told to come by TCP. What is sent is never much longer than what came, and is sent for
-    every second query, so that nobody can be flooded with it.
+    One that has shown a valid cookie is who it says; one that could have is told to come with it; of the others every
+    second is told to come by TCP. What is sent is never much longer than what came, and is sent for every second query,
+    so that nobody can be flooded with it.
     """
     packet, tail, opt, client, _, now, ctx = ask
-    if ctx.shed >= LEAST_USEFUL.get(kind, 99):
-        ctx.count[metrics.SHED] += 1
-        return None
-    guard = ctx.guard
-    if guard is None or ctx.tcp or not guard.over(client, node.zone.number if node else 0, GUARD_KINDS.get(kind, 0)):
-        return _PASSED
     cookie = opt[4][1] if opt[4] is not None and ctx.cookies is not None else b""
     data = b""
     if cookie and ctx.cookies is not None:

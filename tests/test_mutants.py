@@ -169,7 +169,7 @@ MUTANTS: Final = [
     ("limits", "dnsd/dns/cookies.py", "cookie[8:12] == _HEAD and", "True and"),
     ("limits", "dnsd/dns/cookies.py", "age - (1 << 32) if age >> 31", "age - (1 << 32) if age < 0"),
     ("limits", "dnsd/dns/prefixes.py", "address >> shift in", "address in"),
-    ("limits", "dnsd/answer.py", "if guard is None or ctx.tcp or", "if guard is None or"),
+    ("limits", "dnsd/answer.py", "if guard is not None and not ctx.tcp and", "if guard is not None and"),
     ("limits", "dnsd/answer.py", "if valid:\n            ctx.count", "if not valid:\n            ctx.count"),
     ("limits", "dnsd/answer.py", "_SLIPPED: Final = wire.heads(aa=False, tc=True)", "_SLIPPED: Final = wire.heads()"),
     ("answer", "dnsd/choose.py", "if ecs is None or not ecs[2]:\n        row", "if ecs is None:\n        row"),

@@ -35,6 +35,11 @@ AHEAD: Final = 128 * _SECOND
 PACES: Final = 16
 """Kinds, and from RAISED on the kinds again for raised clients."""
 RAISED: Final = 8  # is added to the kind: raised clients have buckets of their own
+BUCKETS: Final = 8192
+"""Of so many a worker remembers where they are, in about 300 octets each: most queries come from few resolvers."""
+_Bucket = tuple[int, int, int, int]
+"""Slot and tag, the costs of a token and of a whole burst; no cost: the client is exempt."""
+_EXEMPT: Final[_Bucket] = (0, 0, 0, 0)
 _V4: Final = Struct(">I").unpack
 _V6: Final = Struct(">Q8x").unpack
 
@@ -66,8 +71,8 @@ class Guard:
     """
 
     __slots__ = (
-        "_apart4", "_apart6", "_exempt", "_key", "_mask", "_pace", "_raised", "_slipped", "_some_exempt", "_table",
-        "now")
+        "_apart4", "_apart6", "_buckets", "_exempt", "_key", "_mask", "_pace", "_raised", "_slipped", "_some_exempt",
+        "_table", "now")
 
     def __init__(self, table: MutableSequence[int], *, answers: int, others: int, burst_s: float, raised_by: int,
                  exempt: Prefixes, raised: Prefixes, key: int) -> None:
@@ -84,6 +89,7 @@ class Guard:
         usual = [_pace(answers, burst_s)] + [_pace(others, burst_s)] * (KINDS - 1)
         more = [_pace(answers * raised_by, burst_s)] + [_pace(others * raised_by, burst_s)] * (KINDS - 1)
         self._pace = (*usual, *[(0, 0)] * (RAISED - KINDS), *more)
+        self._buckets: dict[tuple[bytes, int, int], _Bucket] = {}
         self._slipped = bytearray(b"\1")
         self.now = 0
 
@@ -93,31 +99,37 @@ class Guard:
 
     def over(self, client: bytes, zone: int, kind: int) -> bool:
         """Take a token for a client (4 or 16 octets); True when there is none."""
-        if len(client) == 4:
-            prefix, apart = _V4(client)[0] >> 8, self._apart4
-        else:
-            prefix, apart = _V6(client)[0] >> 8 | 1 << 56, self._apart6
-        if apart:
-            if client in self._exempt:
-                return False
-            if client in self._raised:
-                kind += RAISED
-        hashed = hash((self._key, prefix, zone << 4 | kind))  # of whole numbers only: every process has the same
-        slot, tag = hashed & self._mask, hashed & _TAG
-        table = self._table
+        slot, tag, cost, most = self._buckets.get((client, zone, kind)) or self._bucket(client, zone, kind)
+        if not cost:
+            return False
+        table, now = self._table, self.now
         empty_at = table[slot] ^ tag
         if empty_at > TIME:
             slot, empty_at = self._place(slot, tag)
-        now = self.now
         ahead = empty_at - now & TIME
         if ahead > AHEAD:
             ahead = 0
-        cost, most = self._pace[kind]
         ahead += cost
         if ahead > most:
             return not (self._some_exempt and client in self._exempt)
         table[slot] = tag | now + ahead & TIME
         return False
+
+    def _bucket(self, client: bytes, zone: int, kind: int) -> _Bucket:
+        """The bucket, from now on remembered."""
+        if len(client) == 4:
+            prefix, apart = _V4(client)[0] >> 8, self._apart4
+        else:
+            prefix, apart = _V6(client)[0] >> 8 | 1 << 56, self._apart6
+        key, exempt = (client, zone, kind), apart and client in self._exempt
+        if apart and client in self._raised:
+            kind += RAISED
+        hashed = hash((self._key, prefix, zone << 4 | kind))  # of whole numbers only: every process has the same
+        bucket = _EXEMPT if exempt else (hashed & self._mask, hashed & _TAG, *self._pace[kind])
+        if len(self._buckets) >= BUCKETS:
+            self._buckets.clear()
+        self._buckets[key] = bucket
+        return bucket
 
     def _place(self, slot: int, tag: int) -> tuple[int, int]:
         """The neighbour, if the bucket is there; else the emptier of the two, to become that bucket."""

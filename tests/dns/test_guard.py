@@ -81,6 +81,17 @@ def test_zones_and_kinds_have_their_own() -> None:
             assert through(it, 20, zone=zone, kind=kind) == (5 if kind else 10)
 
 
+def test_what_is_remembered_of_buckets_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dnsd.dns.guard.BUCKETS", 3)
+    it = guard(exempt=("192.0.2.9",), raised=("192.0.2.53",), raised_by=2)
+    clients = [bytes((192, 0, 2, last)) for last in (1, 9, 53, 2)]
+    for _ in range(3):
+        for client in clients:
+            it.over(client, 1, 0)
+    assert [through(it, 50, client) for client in clients] == [10 - 6, 50, 20 - 3, 0]
+    assert len(it._buckets) <= 3
+
+
 @pytest.mark.parametrize("kind", range(KINDS))
 @pytest.mark.parametrize("text", ["192.0.2.1", "2001:db8::1"])
 def test_exempt_clients_are_never_over_and_take_nothing_from_their_neighbours(kind: int, text: str) -> None:
