@@ -50,7 +50,7 @@ fuzz: $(VENV)/.required  ## hostile input for FUZZ_SECONDS (60) at each target, 
 
 bench: $(VENV)/.required  ## all figures of bench/RESULTS.md, about 1.5 h; make bench QUICK=1: a look, in build/bench/RESULTS.md
 	@scripts/bench-tools
-	@for program in $(if $(QUICK),compare,compare goodput start fleet flips); do \
+	@for program in $(if $(QUICK),compare,compare goodput start fleet flips atlas); do \
 	  $(BIN)/python bench/$$program.py $(if $(QUICK),--quick --out build/bench/RESULTS.md,--out bench/RESULTS.md) || exit; done
 
 lock: $(VENV)/.dev  ## pin the newest versions that pyproject.toml allows

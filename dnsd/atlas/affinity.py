@@ -68,18 +68,19 @@ def homes(atlas: Atlas, sites: Sequence[Where]) -> Homes:
     """Where each origin is at home."""
     arrays = atlas.arrays
     number = {text: i for i, text in enumerate(atlas.texts) if text}
-    country = arrays["country"][arrays["place"]]
-    home = np.zeros((len(arrays["place"]), len(sites)), np.bool_)
+    of_origin = np.zeros(len(arrays["place"]), np.int64)
+    carried = np.flatnonzero(arrays["carrier"])
+    country, carrier = arrays["country"][arrays["place"][carried]], arrays["carrier"][carried]
+    home = np.zeros((len(carried), len(sites)), np.bool_)
     for column, site in enumerate(sites):
         carriers = [number[name] for name in site.carriers if name in number]
         if carriers and site.country:
-            home[:, column] = np.isin(arrays["carrier"], carriers) & (country == site.country.upper().encode())
+            home[:, column] = np.isin(carrier, carriers) & (country == site.country.upper().encode())
     some = np.flatnonzero(home.any(axis=1))
-    of_origin = np.zeros(len(home), np.int64)
     kinds = np.zeros((1, len(sites)), np.bool_)
     if len(some):
         found, which = np.unique(home[some], axis=0, return_inverse=True)
-        kinds, of_origin[some] = np.vstack((kinds, found)), which.reshape(-1) + 1
+        kinds, of_origin[carried[some]] = np.vstack((kinds, found)), which.reshape(-1) + 1
     return Homes(kinds, of_origin)
 
 

@@ -51,6 +51,7 @@ FAR_MS: Final = 60
 """From so many extra milliseconds on a site is far: a lower bound of `steer.row.LEVEL_MS`."""
 
 NICE: Final = 10
+_LEVEL_OF: Final = np.array([level_of(ms) for ms in range(LEVEL_MS[-1] + 1)], np.uint8)
 
 
 class SiteSpec(NamedTuple):
@@ -216,25 +217,37 @@ def _extra_ms(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> NDArray[np.float
     """(places, sites) milliseconds over the place's best site; 0 where the position is unknown."""
     if not sites:
         return np.zeros((len(atlas.arrays["latitude"]), 0))
-    here, there = np.radians(atlas.arrays["latitude"])[:, None], np.radians([site.latitude for site in sites])
-    turn = np.radians([site.longitude for site in sites]) - np.radians(atlas.arrays["longitude"])[:, None]
-    half = np.sin((there - here) / 2) ** 2 + np.cos(here) * np.cos(there) * np.sin(turn / 2) ** 2
-    km = 2 * distance.EARTH_KM * np.arcsin(np.sqrt(np.minimum(1.0, half)))
-    ms = distance.BASE_MS + distance.MS_PER_KM * km + np.array([site.shift_ms for site in sites])
-    extra: NDArray[np.float64] = np.nan_to_num(ms - ms.min(axis=1, keepdims=True))
-    return extra
+    here = _vectors(atlas.arrays["latitude"], atlas.arrays["longitude"])
+    there = _vectors(np.array([site.latitude for site in sites]), np.array([site.longitude for site in sites]))
+    ms = np.clip((1.0 - here @ there.T) / 2, 0.0, 1.0)  # the haversine of the angle between two unit vectors
+    np.arcsin(np.sqrt(ms, out=ms), out=ms)
+    ms *= 2 * distance.EARTH_KM * distance.MS_PER_KM
+    ms += distance.BASE_MS + np.array([site.shift_ms for site in sites])
+    ms -= ms.min(axis=1, keepdims=True)
+    return np.nan_to_num(ms, copy=False)
+
+
+def _vectors(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(places, 3) unit vectors of places in degrees."""
+    north, east = np.radians(latitude), np.radians(longitude)
+    flat = np.cos(north)
+    return np.stack((flat * np.cos(east), flat * np.sin(east), np.sin(north)), axis=1)
 
 
 def _levels(extra: NDArray[np.float64], bits: U8, weights: NDArray[np.float64]) -> U8:
     """(places, sites) levels: below FAR_MS of the place's own milliseconds, from there on of the mean of its like."""
-    near = np.minimum(np.searchsorted(LEVEL_MS, extra, "right") - 1, level_of(FAR_MS)).astype(np.uint8)
+    near = np.minimum(_level(extra), np.uint8(level_of(FAR_MS)))
     alike, like = _distinct(np.hstack((near, bits)))
     total = np.bincount(like, weights, len(alike))
     mean = np.zeros_like(extra)
     for column in range(extra.shape[1]):
         mean[:, column] = (np.bincount(like, weights * extra[:, column], len(alike)) / total)[like]
-    far = np.searchsorted(LEVEL_MS, np.maximum(mean, FAR_MS), "right") - 1
-    return np.where(near < level_of(FAR_MS), near, far).astype(np.uint8)
+    return np.where(near < level_of(FAR_MS), near, _level(np.maximum(mean, FAR_MS)))
+
+
+def _level(ms: NDArray[np.float64]) -> U8:
+    """`row.level_of` of many: levels begin at whole milliseconds."""
+    return _LEVEL_OF[np.minimum(ms, LEVEL_MS[-1]).astype(np.intp)]
 
 
 def _weights(atlas: store.Atlas, parts: affinity.Parts) -> NDArray[np.float64]:
@@ -288,17 +301,18 @@ def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, NDArra
 
 
 def _distinct(vectors: U8) -> tuple[U8, NDArray[np.int64]]:
-    """Distinct rows of a matrix and the number of each row's."""
+    """Distinct rows of a matrix, sorted, and the number of each row's."""
     if not vectors.shape[1]:
         return vectors[:1], np.zeros(len(vectors), np.int64)
-    room = -vectors.shape[1] % 8  # as big-endian words rows sort as octets do, ten times as fast
+    room = -vectors.shape[1] % 8  # as big-endian words rows sort as octets do
     words = np.pad(vectors, ((0, 0), (0, room))).view(">u8").astype(np.uint64)
-    order = np.lexsort(words.T[::-1])
-    new = np.ones(len(order), np.bool_)
-    new[1:] = (words[order[1:]] != words[order[:-1]]).any(axis=1)
-    which = np.empty(len(order), np.int64)
-    which[order] = np.cumsum(new) - 1
-    return vectors[order[new]], which
+    which = flatten.ranked(np.ascontiguousarray(words[:, 0]))[1]
+    for column in range(1, words.shape[1]):
+        rank = flatten.ranked(np.ascontiguousarray(words[:, column]))[1]
+        which = flatten.ranked(which.astype(np.uint64) << np.uint64(32) | rank)[1]
+    some = np.zeros(int(which.max(initial=0)) + 1, np.int64)
+    some[which] = np.arange(len(which))
+    return vectors[some], which.astype(np.int64)
 
 
 def site_specs(items: Sequence[Mapping[str, Any]]) -> list[SiteSpec]:
