@@ -50,6 +50,14 @@ def read(ports: Iterable[int], recent_ms: int, most: int = MOST) -> Iterator[Rea
                         yield reading
 
 
+def told_of() -> bool:
+    """Whether this kernel tells of connections: asked for one that is made for that. One without tcp_diag is silent."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = server.getsockname()
+        with socket.create_connection(here), DiagSocket() as kernel:
+            return next(_told(kernel, socket.AF_INET, here[1]), None) is not None
+
+
 def _told(kernel: Any, family: int, port: int) -> Iterator[Any]:
     """The kernel's messages one by one; `get_sock_stats` would hold all of them, 7 KiB each."""
     wanted = inet_diag_req()

@@ -76,6 +76,12 @@ def _reader() -> Callable[..., Any]:
         from dnsd.agent import connections
     except ImportError as error:
         raise Failure(Exit.PRECONDITION, f"it needs the extra `agent` (pip install dnsd[agent]): {error}") from error
+    try:
+        told = connections.told_of()
+    except OSError as error:
+        raise Failure(Exit.FAILED, f"connections cannot be read: {error}") from error
+    if not told:
+        raise Failure(Exit.PRECONDITION, "this kernel tells nothing of TCP connections: it needs the module tcp_diag")
     return connections.read
 
 

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("pyroute2")
 
+from dnsd.agent import connections
 from dnsd.agent.connections import read
 from tests.node import until
 
@@ -75,3 +76,10 @@ def test_nobody_and_no_more_than_asked_for(stack: ExitStack) -> None:
     for _ in range(5):
         served.connect("127.0.0.1")
     assert len(list(read([served.port], RECENT_MS, most=2))) == 2
+
+
+def test_a_kernel_that_tells_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without tcp_diag the kernel's answer is empty, as if there were no clients."""
+    assert connections.told_of()
+    monkeypatch.setattr(connections, "_told", lambda *_: iter(()))
+    assert not connections.told_of()

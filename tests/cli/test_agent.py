@@ -118,6 +118,15 @@ def test_without_its_extra_it_says_which(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "dnsd[agent]" in done.stderr
 
 
+def test_a_silent_kernel_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    connections = pytest.importorskip("dnsd.agent.connections")
+    monkeypatch.undo()
+    monkeypatch.setattr(connections, "told_of", lambda: False)
+    done = ran("--once", "--dry-run")
+    assert done.exit_code == 5
+    assert "tcp_diag" in done.stderr
+
+
 @pytest.mark.parametrize(("text", "seconds"), [
     (None, None), ("7", 7.0), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)])
 def test_when_to_ask_again(text: str | None, seconds: float | None) -> None:
