@@ -7,16 +7,16 @@ no plain query (`odd`), sockets.
 UDP, TCP, `explain`, the self-check before publishing, tests and benchmarks all call `respond`. Straight down and back:
 no await, lock, log or I/O, and nothing is raised for any packet. A name of the image is found by the question's octets
 up to the first zero: such octets are a key only if they are a whole, well-formed name, so a hit needs no walk over
-labels; everything else takes the careful way. A reply is a function of (packet, client, image, now).
+labels, nor does a name one label below a hit; everything else takes the careful way. A reply is a function of (packet,
+client, image, now).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from dnsd import metrics, odd
-from dnsd.chase import Outcome, missing, present
+from dnsd.chase import deepest, missing, present
 from dnsd.choose import choose
 from dnsd.context import DESK, Context
 from dnsd.dns import types, wire
@@ -38,17 +38,18 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
         return odd.reply(packet, client, image, now, ctx)
     end = packet.find(0, 12, 267) + 1  # a name has at most 255 octets; what goes on is never looked at
     name = packet[12:end].lower()
-    node = image.nodes.get(name)
+    node = above = image.nodes.get(name)
     if node is None and name in image.index:
         node = image.unfold(name)
     try:
-        if node is None:
+        if node is None and (not name or name[0] > 63 or (above := image.nodes.get(name[name[0] + 1 :])) is None):
             starts = wire.question_labels(packet)
             if end == starts[-1] + 1:
                 del starts[0]  # the whole name has just been looked for
             else:
                 end = starts[-1] + 1
                 name = packet[12:end].lower()
+            above = deepest(name, starts, image)
         tail = end + 4
         if packet[11]:
             if packet[tail : tail + 3] != wire.OPT_START:
@@ -68,10 +69,10 @@ def respond(packet: bytes, client: bytes, image: Image, now: int, ctx: Context) 
     if opt[1]:
         return _finish(ask, wire.heads(aa=False), b"", rcode=types.BADVERS, kind=metrics.KIND_BADVERS)
     if node is None:
-        return _slow(ask, name, None, starts)
+        return _slow(ask, name, None, above)
     entry = node.answers.get(packet[end:tail])
     if entry is None:
-        return _slow(ask, name, node, ())
+        return _slow(ask, name, node, node)
     if isinstance(entry, Entry):
         return _finish(ask, entry.heads, entry.data, kind=metrics.KIND_STATIC, node=node)
     number, rrs, scope, options = choose(image, image.plan(node.record), entry, client, opt[3], now, ctx.count)
@@ -84,8 +85,9 @@ _SERVICE: Final = [wire.heads(answers=number) for number in range(65)]
 _FAILED: Final = wire.heads(types.SERVFAIL, aa=False)
 
 
-def _slow(ask: _Ask, name: bytes, node: Node | None, starts: Sequence[int]) -> bytes | None:
-    """Whatever has no finished entry: the desk's, class CH, or what the tree of names says."""
+def _slow(ask: _Ask, name: bytes, node: Node | None, above: Node | None) -> bytes | None:
+    """Whatever has no finished entry: the desk's, class CH, or what the tree of names says. `above`: the deepest node
+    on the way to the name."""
     packet, tail, opt, client, image, now, ctx = ask
     key = packet[tail - 4 : tail]
     if ctx.desk is not None and ctx.desk.takes(name, key, client):
@@ -96,21 +98,14 @@ def _slow(ask: _Ask, name: bytes, node: Node | None, starts: Sequence[int]) -> b
         body = _CHAOS_HEAD + (len(text) + 1).to_bytes(2, "big") + bytes((len(text),)) + text
         return _finish(ask, _SERVICE[1], body, kind=metrics.KIND_CHAOS)
     asked = name, key, tail, client, opt[3], now
-    outcome = missing(asked, starts, image, ctx.count) if node is None else present(asked, node, image, ctx.count)
-    if ctx.strict and node is None:
-        deepest = starts[-1 - image.depth :]
-        node = next((image.get(name[at - 12 :]) for at in deepest if name[at - 12 :] in image.index), None)
-    return _deliver(ask, outcome, node)
+    heads, body, rcode, scope, options, kind = (
+        missing(asked, above, image, ctx.count) if node is None else present(asked, node, image, ctx.count))
+    return _finish(ask, heads, body, options, scope, rcode, kind=kind, node=above)
 
 
 _CHAOS: Final = types.CH.to_bytes(2, "big")
 _TOLD: Final = (types.TXT.to_bytes(2, "big"), types.ANY.to_bytes(2, "big"))
 _CHAOS_HEAD: Final = b"\xc0\x0c\0\x10\0\3\0\0\0\0"
-
-
-def _deliver(ask: _Ask, outcome: Outcome, node: Node | None) -> bytes | None:
-    heads, body, rcode, scope, options, kind = outcome
-    return _finish(ask, heads, body, options, scope, rcode, kind=kind, node=node)
 
 
 def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: int = 0, rcode: int = 0, *,

@@ -48,17 +48,36 @@ NO_SUCH_ZONE: Final[Outcome] = (
     wire.error_option(types.EDE_NOT_AUTHORITATIVE, "no zone of this server begins there"), metrics.KIND_REFUSED)
 
 
-def missing(asked: Asked, starts: Sequence[int], image: Image, count: MutableSequence[int]) -> Outcome:
-    """The answer for a name that is no node; `starts` are its labels' offsets in the packet, the root's last."""
-    name = asked[0]
+def deepest(name: bytes, starts: Sequence[int], image: Image) -> Node | None:
+    """The node of the name or of its nearest ancestor; `starts` are its labels' offsets in the packet, the root's last.
+    """
     # No name in the image has more labels than `depth`, so deeper ancestors need not be looked for.
     skip = len(starts) - 1 - image.depth
     for at in starts[skip:] if skip > 0 else starts:
         suffix = name[at - 12 :]
         if suffix in image.index:
-            node = image.nodes.get(suffix) or image.unfold(suffix)
-            return _from_encloser(asked, node, image, count)
-    return NO_SUCH_ZONE if _is_transfer(asked[1]) else REFUSED
+            return image.nodes.get(suffix) or image.unfold(suffix)
+    return None
+
+
+def missing(asked: Asked, node: Node | None, image: Image, count: MutableSequence[int]) -> Outcome:
+    """The answer for a name of which `node` is the `deepest` there is."""
+    name, key, tail, _, _, _ = asked
+    if node is None:
+        return NO_SUCH_ZONE if _is_transfer(key) else REFUSED
+    if node.name == name:
+        return present(asked, node, image, count)
+    if _is_transfer(key):
+        return NO_SUCH_ZONE
+    if key[2:] != _IN:
+        return NOT_HERE
+    if node.cut is not None:
+        return _referral(tail, node.cut)
+    if node.flags & layout.N_DNAME:
+        return _chain(asked, node, image, count)
+    if node.wildcard is not None:
+        return (*present(asked, node.wildcard, image, count)[:5], metrics.KIND_WILDCARD)
+    return _denial(name, node, types.NXDOMAIN)
 
 
 def present(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
@@ -89,23 +108,6 @@ def _denier(key: bytes, node: Node, image: Image) -> Node:
         if above is not None and above[0].cut is None:
             return above[0]
     return node
-
-
-def _from_encloser(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome:
-    name, key, tail, _, _, _ = asked
-    if node.name == name:
-        return present(asked, node, image, count)
-    if _is_transfer(key):
-        return NO_SUCH_ZONE
-    if key[2:] != _IN:
-        return NOT_HERE
-    if node.cut is not None:
-        return _referral(tail, node.cut)
-    if node.flags & layout.N_DNAME:
-        return _chain(asked, node, image, count)
-    if node.wildcard is not None:
-        return (*present(asked, node.wildcard, image, count)[:5], metrics.KIND_WILDCARD)
-    return _denial(name, node, types.NXDOMAIN)
 
 
 def _ends(asked: Asked, node: Node, image: Image, count: MutableSequence[int]) -> Outcome | None:
