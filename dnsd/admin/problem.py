@@ -77,6 +77,8 @@ def of_validation(error: ValidationError, sent: Any, prefix: str = "") -> Proble
         place, value = _located(detail, sent)
         if isinstance(value, dict) and detail["type"] == "literal_error":
             continue  # an object is no word: what is wrong with the object is said beside
+        if detail["type"] == "too_short" and isinstance(value, list) and len(value) >= detail["ctx"]["min_length"]:
+            continue  # only without the items that are wrong, which are named
         messages = faults.setdefault(prefix + place, [])
         text = message(detail)
         if text not in messages:
@@ -110,6 +112,8 @@ def message(detail: ErrorDetails) -> str:
         return "unknown key"
     if detail["type"] == "missing":
         return "required"
+    if detail["type"] in ("too_short", "too_long"):
+        return detail["msg"].partition(" ")[2].replace(" after validation", "")  # "Tuple ", "List "
     return detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
 
 

@@ -14,7 +14,7 @@ from dnsd.registry.fields import Id, Model
 SAMPLES: Final = 5000
 """Most samples in one batch."""
 
-Milliseconds = Annotated[float, Field(allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(allow_inf_nan=False, strict=True)]  # true is no millisecond
 
 
 class RoundTrip(Model):

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from dnsd.admin import bodies, problem
 from dnsd.registry.models import LeaseRequest, Service, Site
+from dnsd.registry.roundtrips import MeasurementBatch
 from tests.admin.conftest import Api
 
 MODELS: tuple[type[BaseModel], ...] = (
@@ -43,6 +44,8 @@ MODELS: tuple[type[BaseModel], ...] = (
     (Service, {"name": "a.b", "check": {}}, {"/check/kind"}),
     (Service, {"name": "a.b", "check": "nope"}, {"/check"}),
     (Service, {"name": "a.b", "check": {"kind": "http", "address": "0.0.0.0"}}, {"/check/address"}),
+    (MeasurementBatch, {"samples": [{"rtt_ms": True}, {"rtt_ms": "9"}]}, {"/samples/0/rtt_ms", "/samples/1/rtt_ms"}),
+    (MeasurementBatch, {"samples": []}, {"/samples"}),
     (Site, [1], {""}),
     (Site, "text", {""}),
 ])
@@ -52,6 +55,14 @@ def test_every_fault_has_its_pointer(model: type[BaseModel], sent: Any, faults: 
     assert caught.value.status == 422
     assert {fault.place for fault in caught.value.faults} == faults
     assert len(caught.value.faults) == len(faults)
+
+
+@pytest.mark.parametrize(("samples", "text"), [
+    ([], "should have at least 1 item, not 0"), ([{"rtt_ms": 9.0}] * 5001, "should have at most 5000 items, not 5001")])
+def test_how_many_there_may_be_is_said_plainly(samples: list[Any], text: str) -> None:
+    with pytest.raises(problem.Problem) as caught:
+        problem.parse(MeasurementBatch, json.dumps({"samples": samples}).encode())
+    assert [(fault.place, fault.message) for fault in caught.value.faults] == [("/samples", text)]
 
 
 @pytest.mark.parametrize(("body", "place"), [
