@@ -127,7 +127,7 @@ def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: i
     count[kind] += 1
     count[metrics.RCODE + rcode] += 1
     if opt is wire.NO_OPT:
-        reply = packet[:2] + heads[packet[2] & 1] + packet[12:tail] + body
+        reply = b"".join((packet[:2], heads[packet[2] & 1], packet[12:tail], body))
         if len(reply) <= wire.PLAIN_SIZE or (ctx.tcp and len(reply) <= ctx.limit):
             return reply
         return _truncated(ask, heads, rcode, b"")
@@ -142,8 +142,8 @@ def _finish(ask: _Ask, heads: Heads, body: bytes, options: bytes = b"", scope: i
         record = wire.PLAIN_OPT[do]
     else:
         at, length = ecs[3], ecs[4]
-        record = wire.ECS_HEAD[do][length] + packet[at : at + 7] + wire.OCTET[scope] + packet[at + 8 : at + length]
-    reply = packet[:2] + heads[packet[2] & 1 | 2] + packet[12:tail] + body + record
+        record = wire.OPT_HEAD[do][length] + packet[at : at + 7] + wire.OCTET[scope] + packet[at + 8 : at + length]
+    reply = b"".join((packet[:2], heads[packet[2] & 1 | 2], packet[12:tail], body, record))
     if len(reply) <= wire.PLAIN_SIZE or len(reply) <= (ctx.limit if ctx.tcp else min(size, ctx.limit)):
         return reply
     return _truncated(ask, heads, rcode, record)
@@ -173,7 +173,7 @@ def _rich_opt(ask: _Ask, options: bytes, scope: int, rcode: int, before: int) ->
         options += wire.option(types.OPTION_NSID, ctx.identity(image.stamp))
     if cookie and ctx.cookies is not None:
         ctx.count[metrics.COOKIES] += 1
-        options += wire.option(types.OPTION_COOKIE, ctx.cookies.answer(cookie, client, now)[1])
+        options += wire.COOKIE_24 + ctx.cookies.answer(cookie, client, now)[1]
     if keepalive and ctx.tcp and ctx.keepalive >= 0:
         options += wire.option(types.OPTION_KEEPALIVE, ctx.keepalive.to_bytes(2, "big"))
     room = ctx.limit - before - 15 - len(options)

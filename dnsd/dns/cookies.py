@@ -32,17 +32,20 @@ _HEAD: Final = b"\1\0\0\0"
 class Cookies:
     """What one set of secrets makes and believes. Each has 16 octets; the first makes, all are believed."""
 
-    __slots__ = ("_active", "secrets")
+    __slots__ = ("_active", "_fresh", "_now", "secrets")
 
     def __init__(self, secrets: Sequence[bytes]) -> None:
         if not secrets or any(len(secret) != SECRET_SIZE for secret in secrets):
             raise ValueError(f"a secret has {SECRET_SIZE} octets, and there must be one")
         self.secrets = tuple(secrets)
         self._active = secrets[0]
+        self._now, self._fresh = -1, b""
 
     def made(self, client_cookie: bytes, client: bytes, now: int) -> bytes:
         """The server cookie, 16 octets, for a client cookie of 8 octets from an address of 4 or 16 (RFC 9018 §4)."""
-        fresh = _FRESH(1, now & 0xFFFFFFFF)
+        if now != self._now:
+            self._now, self._fresh = now, _FRESH(1, now & 0xFFFFFFFF)
+        fresh = self._fresh
         proof: bytes = siphash24(client_cookie + fresh + client, key=self._active).digest()
         return fresh + proof
 
@@ -55,6 +58,8 @@ class Cookies:
 
         A valid cookie goes back as it came until it is half an hour old or its secret is no longer the active one.
         """
+        if len(cookie) == 8:
+            return False, cookie + self.made(cookie, client, now)
         maker = self._maker(cookie, client, now)
         if maker is self._active and cookie[8:12] == _HEAD and _age(cookie, now) <= RENEWED:
             return True, cookie

@@ -21,13 +21,16 @@ PLAIN_SIZE: Final = 512  # RFC 1035 §4.2.1
 PAD_BLOCK: Final = 468  # RFC 8467 §4.1
 OPTIONS_MAX: Final = 32  # no client sends half as many; 65,535 octets of empty ones would cost as much as 4,000 queries
 
-_OPT: Final = Struct(">3sHBBHH").unpack_from  # owner and type, size, extended rcode, version, flags, length
+_OPT: Final = Struct(">3sHBBHH").unpack  # owner and type, size, extended rcode, version, flags, length
 _OPTION: Final = Struct(">HH").unpack_from
+_U32: Final = Struct(">I").unpack_from
 OPT_START: Final = b"\0\0\x29"
 """Root and type OPT: what every OPT record begins with."""
 _DO: Final = 0x8000
 _ECS_24: Final = b"\0\x08\0\x07\0\x01\x18\0"
 """The client subnet nearly every resolver sends, a whole IPv4 /24: nothing behind these octets can be wrong with it."""
+_COOKIE_8: Final = b"\0\x0a\0\x08"
+"""A client's cookie alone, as it comes to a server for the first time."""
 
 Ecs = tuple[bool, int, int, int, int]
 """IPv6?, key (address >> 8 for IPv4, the whole 128 bits for IPv6), source length, option's offset, its whole length."""
@@ -69,26 +72,28 @@ def parse_opt(packet: bytes, at: int) -> Opt:
     version is told.
     """
     end = len(packet)
-    if at + 11 > end:
-        raise FormError
-    owner_type, size, _, version, flags, length = _OPT(packet, at)
+    bare, length = _opt_head(packet[at : at + 11])
     at += 11
-    if owner_type != OPT_START or at + length != end:
+    if at + length != end:
         raise FormError
-    do = flags >= _DO
-    if version:
-        return size, version, do, None, None
+    size, version, do, _, _ = bare
+    if version or not length:
+        return bare
     ecs: Ecs | None = None
     wishes: Wishes | None = None
     left = OPTIONS_MAX
     while at < end:
         if packet[at : at + 8] == _ECS_24 and at + 11 <= end and ecs is None:
-            ecs = False, packet[at + 8] << 16 | packet[at + 9] << 8 | packet[at + 10], 24, at, 11
+            ecs = False, _U32(packet, at + 7)[0], 24, at, 11  # the octet before the key is a scope of 0
             at += 11
             continue
         left -= 1
         if at + 4 > end or left < 0:
             raise FormError
+        if wishes is None and packet[at : at + 4] == _COOKIE_8 and at + 12 <= end:
+            wishes = False, packet[at + 4 : at + 12], False, False
+            at += 12
+            continue
         code, length = _OPTION(packet, at)
         if at + 4 + length > end:
             raise FormError
@@ -100,6 +105,15 @@ def parse_opt(packet: bytes, at: int) -> Opt:
             wishes = _wished(wishes or NO_WISHES, code, packet, at + 4, length)
         at += 4 + length
     return size, 0, do, ecs, wishes
+
+
+@lru_cache(maxsize=1024)
+def _opt_head(head: bytes) -> tuple[Opt, int]:
+    """What the first 11 octets of an OPT say, and the length of its options: clients have a handful of them."""
+    if len(head) < 11 or head[:3] != OPT_START:
+        raise FormError
+    _, size, _, version, flags, length = _OPT(head)
+    return (size, version, flags >= _DO, None, None), length
 
 
 _WISHES: Final = frozenset(
@@ -163,14 +177,17 @@ PLAIN_OPT: Final = (_OPT_HEAD + bytes(6), _OPT_HEAD + b"\0\0\x80\0\0\0")
 
 def opt(do: bool, options: bytes = b"", extended: int = 0) -> bytes:
     """The OPT of a reply; `extended` is the rcode's upper eight bits."""
+    if not extended and len(options) < _LENGTHS:
+        return OPT_HEAD[do][len(options)] + options
     return b"%b%b\0%b%b%b" % (
         _OPT_HEAD, extended.to_bytes(1, "big"), b"\x80\0" if do else b"\0\0", len(options).to_bytes(2, "big"), options)
 
 
-ECS_HEAD: Final = tuple(
-    tuple(_OPT_HEAD + (b"\0\0\x80\0" if do else bytes(4)) + length.to_bytes(2, "big") for length in range(32))
+_LENGTHS: Final = 128
+OPT_HEAD: Final = tuple(
+    tuple(_OPT_HEAD + (b"\0\0\x80\0" if do else bytes(4)) + length.to_bytes(2, "big") for length in range(_LENGTHS))
     for do in (False, True))
-"""OPT without options up to and with its length, by DO and length: what stands before an echoed client subnet."""
+"""A reply's OPT up to and with its length, by DO and length: what stands before an echoed client subnet."""
 
 OCTET: Final = tuple(bytes([n]) for n in range(256))
 
@@ -248,6 +265,10 @@ def unknown_key(packet: bytes, at: int) -> bytes:
         raise FormError
     data = algorithm + packet[times : times + 8] + b"\0\0" + packet[:2] + types.BADKEY.to_bytes(2, "big") + b"\0\0"
     return packet[at:fixed] + b"\0\xfa\0\xff\0\0\0\0" + len(data).to_bytes(2, "big") + data
+
+
+COOKIE_24: Final = b"\0\x0a\0\x18"
+"""What stands before a whole cookie, the client's and the server's."""
 
 
 def option(code: int, data: bytes) -> bytes:
