@@ -98,8 +98,10 @@ class Control(Protocol):
     def report(self, reporter: str, told: Sequence[Told]) -> bool:
         """Takes reports of endpoints' health; false: more than this reporter may send now, none was taken."""
 
-    def measure(self, reporter: str, site: str | None, samples: Sequence[RoundTrip]) -> Taken | None:
-        """Takes measured round trips; None: more than this reporter may send now, none was taken."""
+    def measure(self, reporter: str, site: str | None, samples: Sequence[RoundTrip], *, anybody: bool = False,
+                ) -> Taken | None:
+        """Takes measured round trips; None: more than this reporter may send now, none was taken. `anybody`: whoever
+        has seen a page may speak in this name."""
 
     def registered(self, keys: Iterable[str]) -> None:
         """These endpoints were registered anew."""

@@ -4,7 +4,8 @@ Lives here: `POST /v1/measurements`, who may speak of whom, what a browser asks 
 believed of a sample (`rtt.intake`), what becomes of it (`control.measurements`).
 
 A token of the role `beacon` is in every page that carries it, so it is no secret: it may only say how far the address
-is that it comes from, a few times a minute. Whatever it says, it says of one block.
+is that it comes from, a few times a minute, and once of each site. Whatever it says, it says of one block, which it
+can make neither heavier than a page is, nor the token less believed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ ASKED: Final[Mapping[str, str]] = {
     **PAGES, "Access-Control-Allow-Methods": "POST", "Access-Control-Allow-Headers": "authorization, content-type",
     "Access-Control-Max-Age": "86400"}
 BEACON_SAMPLES: Final = 64
+BEACON_COUNT: Final = 8
+"""Round trips that one sample of a page stands for at most: they are what its block weighs among all clients."""
 
 
 async def measure(call: Call) -> web.Response:
@@ -43,8 +46,9 @@ async def measure(call: Call) -> web.Response:
         client, block = _peer(call.request)
         if not call.room.beacons.may(block):
             raise _too_many()
-        samples = tuple(one.model_copy(update={"client": client}) for one in samples)
-    taken = call.control.measure(call.caller.id, batch.site, samples)
+        samples = tuple(one.model_copy(update={"client": client, "count": min(one.count, BEACON_COUNT)})
+                        for one in samples)
+    taken = call.control.measure(call.caller.id, batch.site, samples, anybody=beacon)
     if taken is None:
         raise _too_many()
     return answer({"accepted": taken.accepted, "dropped": taken.dropped}, HTTPStatus.ACCEPTED, PAGES)
@@ -59,7 +63,13 @@ def _beacon_faults(batch: MeasurementBatch) -> list[Fault]:
     faults = [Fault(f"/samples/{number}/client", "a beacon speaks of its own address only: leave it out")
               for number, one in enumerate(batch.samples) if one.client]
     if len(batch.samples) > BEACON_SAMPLES:
-        faults.append(Fault("/samples", f"a beacon sends at most {BEACON_SAMPLES}"))
+        return [*faults, Fault("/samples", f"a beacon sends at most {BEACON_SAMPLES}")]
+    seen: set[str | None] = set()
+    for number, one in enumerate(batch.samples):
+        site = one.site if one.site is not None else batch.site
+        if site in seen:
+            faults.append(Fault(f"/samples/{number}/site", "a beacon speaks once of each site: send the median"))
+        seen.add(site)
     return faults
 
 
@@ -69,6 +79,8 @@ def _peer(request: web.Request) -> tuple[str, bytes]:
     if not isinstance(peer, tuple):
         raise Problem(HTTPStatus.FORBIDDEN, "forbidden", "a beacon comes over the network")
     address = ip_address(str(peer[0]).partition("%")[0])
+    if address.version == 6 and address.ipv4_mapped is not None:  # else all of IPv4 were one block
+        address = address.ipv4_mapped
     return str(address), address.packed[: 3 if address.version == 4 else 6]
 
 

@@ -196,9 +196,11 @@ class Control:
         """Takes reports of endpoints' health; false: more than this reporter may send now, none was taken."""
         return self.reports is None or self.reports.report(reporter, told)
 
-    def measure(self, reporter: str, site: str | None, samples: Sequence[Sample]) -> Taken | None:
+    def measure(self, reporter: str, site: str | None, samples: Sequence[Sample], *, anybody: bool = False,
+                ) -> Taken | None:
         """Takes measured round trips; None: more than this reporter may send now, none was taken."""
-        return Taken(0, {}) if self.trips is None else self.trips.intake.take(reporter, site, samples)
+        return Taken(0, {}) if self.trips is None else self.trips.intake.take(
+            reporter, site, samples, anybody=anybody)
 
     def registered(self, keys: Iterable[str]) -> None:
         """These endpoints were registered anew."""

@@ -62,8 +62,12 @@ class Measurements:
         self._waiting: deque[bytes] = deque()
         self._between_s = float("-inf")
 
-    def take(self, reporter: str, site: str | None, samples: Sequence[Sample]) -> Taken | None:
-        """A batch of one reporter (`rtt.intake.sift` says what a sample is). None: more than it may send now."""
+    def take(self, reporter: str, site: str | None, samples: Sequence[Sample], *, anybody: bool = False,
+             ) -> Taken | None:
+        """A batch of one reporter (`rtt.intake.sift` says what a sample is). None: more than it may send now.
+
+        `anybody`: whoever has seen a page may speak in this name, so what is absurd is not held against it.
+        """
         quota = self._quota(reporter)
         if not quota.left():
             self.dropped["quota"] += len(samples)
@@ -76,7 +80,7 @@ class Measurements:
         dropped = Counter(found.dropped)
         accepted = len(samples) - dropped.total()
         if self._gathered.count + len(found.rows) > ROWS_MOST or not self._gathered.add(
-                reporter, sites, found.rows, found.fast):
+                reporter, sites, found.rows, 0 if anybody else found.fast):
             dropped["quota"] += accepted
             accepted = 0
         self.accepted += accepted

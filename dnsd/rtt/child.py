@@ -166,7 +166,7 @@ class Engine:
                     ms = before  # within the margin: as it was, but seen now
                 self.between[one, other] = ms, now_s
         fast = entry.fast
-        counts = np.bincount(entry.groups["reporter"], entry.groups["count"], len(entry.reporters))
+        counts = np.bincount(entry.groups["reporter"], minlength=len(entry.reporters))  # by blocks, not by busy ones
         for name, count in zip(entry.reporters, counts.tolist(), strict=True):
             came, too_fast = self._fast.get(name, (0.0, 0.0))
             self._fast[name] = came + count + fast.get(name, 0), too_fast + fast.get(name, 0)

@@ -67,8 +67,8 @@ class Place(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """Rows that are believed, by reporter 0; how many samples of each reason were dropped; how many round trips, by
-    their counts, were too fast."""
+    """Rows that are believed, by reporter 0; how many samples of each reason were dropped; how many blocks were too
+    near to a site, each site by itself: one block at a wrong place, however busy, is one."""
 
     rows: Groups
     dropped: dict[str, int]
@@ -101,15 +101,15 @@ def sift(samples: Sequence[Sample], site: str | None, sites: Mapping[str, Place]
     km = np.full(count, np.nan)
     if kept.any():
         km[kept] = _km(numbers[kept], [place for place, keep in zip(places, kept, strict=True) if keep], locate)
-    fast = int(counts[km > rtt * KM_PER_MS].sum())
-    drop("physics", km > rtt * KM_PER_MS)
+    fast = km > rtt * KM_PER_MS
+    drop("physics", fast)
     rows = np.zeros(int(np.count_nonzero(kept)), GROUP)
     rows["block"], rows["site"] = numbers[kept], column[kept]
     rows["rtt"] = np.maximum(np.rint(rtt[kept] * 10), 1)
     rows["spread"] = np.clip(np.nan_to_num(spread[kept]) * 10, 0, 10 * MOST_MS)
     rows["count"] = np.clip(counts[kept], 1, COUNT_MOST)
     rows["km"] = np.where(np.isnan(km[kept]), FAR, np.minimum(km[kept], FAR - 1))
-    return Sifted(rows, dropped, fast)
+    return Sifted(rows, dropped, len(set(zip(numbers[fast].tolist(), column[fast].tolist(), strict=True))))
 
 
 _NONE: Final = (1 << 64) - 1

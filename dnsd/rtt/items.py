@@ -42,7 +42,7 @@ Groups = NDArray[Any]
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What one node has measured in about a second. `between` is site -> site -> ms, seen by this node's probes; `fast`
-    says of reporters how many of their samples were dropped for being faster than light."""
+    says of reporters how many blocks' samples were dropped for being faster than light."""
 
     node: str
     at_ms: int

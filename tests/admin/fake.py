@@ -211,6 +211,7 @@ class FakeControl:
         self.waited: list[tuple[int, float]] = []
         self.told: list[Told] = []
         self.measured: list[tuple[str, str | None, Sequence[RoundTrip]]] = []
+        self.anybody = False
         self.anew: list[str] = []
         self.takes = True
         self.cannot: Exception | None = None
@@ -270,8 +271,10 @@ class FakeControl:
         self.told += told if self.takes else ()
         return self.takes
 
-    def measure(self, reporter: str, site: str | None, samples: Sequence[RoundTrip]) -> Taken | None:
+    def measure(self, reporter: str, site: str | None, samples: Sequence[RoundTrip], *, anybody: bool = False,
+                ) -> Taken | None:
         self.measured.append((reporter, site, samples))
+        self.anybody = anybody
         return Taken(len(samples), {}) if self.takes else None
 
     def registered(self, keys: Iterable[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from dnsd.admin import measurements
 from dnsd.admin.beacons import BEACON_MOST, BEACON_S, Beacons
 from dnsd.registry.roundtrips import RoundTrip
 from tests.admin.conftest import Api
@@ -56,11 +58,34 @@ async def test_a_beacon_speaks_of_its_own_address_only(api: Api) -> None:
     [(who, site, samples)] = api.control.measured
     assert (who, site) == ("page", None)
     assert {one.client for one in samples} == {"127.0.0.1"}  # which the intake drops: nobody's client
-    refused = await api.call("POST", PATH, "page", {"site": "fra", "samples": [{"rtt_ms": 20}, ONE]})
+    refused = await api.call("POST", PATH, "page", {"site": "fra", "samples": [{"rtt_ms": 20}, {**ONE, "site": "iad"}]})
     assert (refused.status, set(refused.faults)) == (403, {"/samples/1/client"})
     many = await api.call("POST", PATH, "page", {"site": "fra", "samples": [{"rtt_ms": 20}] * 65})
     assert set(many.faults) == {"/samples"}
     assert len(api.control.measured) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_beacon_makes_its_block_no_heavier_than_a_page_is(api: Api) -> None:
+    """What a block weighs says who the clients are that sites are filled with; anybody can read the token."""
+    reply = await api.call("POST", PATH, "page", {"site": "fra", "samples": [{"rtt_ms": 20, "count": 65_535}]})
+    assert reply.status == 202
+    assert [one.count for one in api.control.measured[0][2]] == [8]
+    assert api.control.anybody
+    twice = await api.call("POST", PATH, "page", {"site": "fra", "samples": [
+        {"rtt_ms": 20}, {"rtt_ms": 20, "site": "iad"}, {"rtt_ms": 21, "site": "fra"}, {"rtt_ms": 9, "site": "iad"}]})
+    assert (twice.status, set(twice.faults)) == (403, {"/samples/2/site", "/samples/3/site"})
+    await api.call("POST", PATH, "agent-a", {"site": "fra", "samples": [{**ONE, "count": 65_535}] * 2})
+    assert [one.count for one in api.control.measured[-1][2]] == [65_535] * 2
+    assert not api.control.anybody
+
+
+@pytest.mark.parametrize(("peer", "client", "block"), [
+    (("192.0.2.7", 1), "192.0.2.7", b"\xc0\0\2"), (("::ffff:192.0.2.7", 1, 0, 0), "192.0.2.7", b"\xc0\0\2"),
+    (("2001:db8::7%eth0", 1, 0, 0), "2001:db8::7", b"\x20\1\x0d\xb8\0\0")])
+def test_where_a_page_comes_from(peer: tuple[Any, ...], client: str, block: bytes) -> None:
+    asked = SimpleNamespace(transport=SimpleNamespace(get_extra_info=lambda name: peer))
+    assert measurements._peer(asked) == (client, block)  # type: ignore[arg-type]
 
 
 @pytest.mark.asyncio

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dnsd.control import deciding as deciding_module
@@ -346,6 +347,19 @@ async def test_a_reporter_has_a_quota(node: Node) -> None:
     assert node.intake.take("greedy", "ams", batch) is None
     assert RATE * 1 == 10_000
     assert node.intake.dropped["quota"] == 15_000
+
+
+async def test_what_is_absurd_is_not_held_against_whom_anybody_can_speak_for(
+    node: Node, store: Store, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else one page that says it is nearer than light would have all pages' measurements left out."""
+    monkeypatch.setattr(node.intake, "_locate", lambda some: (np.full(len(some), 1.35), np.full(len(some), 104)))
+    for reporter, anybody in (("agent", False), ("page", True)):
+        node.intake.take(reporter, None, [
+            RoundTrip(client=CLIENTS[0], rtt_ms=1, site="ams"), RoundTrip(client=CLIENTS[0], rtt_ms=5, site="sin")],
+            anybody=anybody)
+    await node.intake.flush()
+    assert Entry.from_bytes(store.log_[0]).fast == {"agent": 1}
 
 
 async def test_reasons_are_counted(node: Node) -> None:

@@ -173,6 +173,21 @@ def test_who_is_not_believed_is_said_and_decides_nothing_new() -> None:
     assert (one.state["decided"], len(one.table().blocks)) == (0, 0)
 
 
+def test_one_busy_block_at_a_wrong_place_does_not_speak_against_its_reporter() -> None:
+    """A /24 that half of all connections come from, and that the atlas has on another continent."""
+    one = running()
+    for _ in range(20):
+        one.now_s += 1
+        one.fold(entry(one.now_s, SEEN[:40], count=5, fast={"one": 1}))
+    one.round()
+    assert "distrusted" not in one.state["reporters"]["one"]
+    for _ in range(20):
+        one.now_s += 1
+        one.fold(entry(one.now_s, SEEN[:40], count=60_000, fast={"one": 20}))
+    one.round()
+    assert "faster than light" in one.state["reporters"]["one"]["distrusted"]
+
+
 def test_the_loop_answers_frame_by_frame_and_ends() -> None:
     asked = frames.packed({"do": "begin", "number": 3, "between": {}, "now_ms": 0})
     asked += frames.packed({"do": "round", "now_ms": 10**13})

@@ -64,10 +64,16 @@ def test_the_range(ms: float, taken: bool) -> None:
 def test_nothing_is_faster_than_light(site: str, ms: float, taken: bool) -> None:
     """Berlin to Sydney is 16,097 km, to Frankfurt 421 km."""
     found = sift([Told("192.0.2.1", ms, count=7)], site, PLACES, berlin)
-    assert (len(found.rows), found.dropped, found.fast) == ((1, {}, 0) if taken else (0, {"physics": 1}, 7))
+    assert (len(found.rows), found.dropped, found.fast) == ((1, {}, 0) if taken else (0, {"physics": 1}, 1))
     assert len(sift([Told("192.0.2.1", ms)], site, PLACES, nowhere).rows) == 1  # of an unknown place: no physics
     if taken:
         assert int(found.rows["km"][0]) == pytest.approx(16_094 if site == "syd" else 422, abs=4)
+
+
+def test_a_block_is_too_fast_once_however_busy_it_is() -> None:
+    told = [Told("192.0.2.1", 1, count=60_000), Told("192.0.2.9", 2), Told("192.0.3.1", 1),
+            Told("192.0.2.1", 1, site="fra")]
+    assert sift(told, "syd", PLACES, berlin).fast == 3
 
 
 def test_each_sample_may_have_its_site() -> None:
