@@ -56,6 +56,10 @@ SHARE_MOST: Final = 0.5
 """Of all cells there may be, one reporter may open so many."""
 
 EVICTED: Final = 0.05
+LATE_S: Final = 600
+"""An entry is taken for so old at most: what is said to be older comes from a clock that is wrong, and would fade at
+once, with all that its reporter had said before."""
+
 _RUN_MOST: Final = 100
 _MASK: Final = np.uint64((1 << 48) - 1)
 _COLUMN: Final = np.uint64(8)
@@ -92,6 +96,8 @@ _FIELDS: Final[dict[str, tuple[Any, bool]]] = {  # name: type, whether there is 
     "turns": (np.uint8, True), "turned": (np.uint32, True),
     "km": (np.uint16, False), "ms": (np.uint16, False), "since": (np.uint32, False), "pending": (np.bool_, False),
     "dirty": (np.bool_, False)}
+
+_TIMES: Final = ("at", "off", "turned", "since")
 
 
 class Cells:
@@ -136,7 +142,7 @@ class Cells:
         reporters = np.array([self.reporter(name) for name in entry.reporters] or [0], np.int64)
         groups = entry.groups
         groups = groups[columns[groups["site"]] >= 0]
-        at_s = max(0, min(entry.at_ms // 1000 - EPOCH_S, now_s))
+        at_s = max(0, now_s - LATE_S, min(entry.at_ms // 1000 - EPOCH_S, now_s))
         keys = key_of(groups["block"], columns[groups["site"]])
         who = reporters[groups["reporter"]]
         keys, who, groups = self._admitted(keys, who, groups)
@@ -203,6 +209,15 @@ class Cells:
                         np.count_nonzero(weight, axis=1), last)
 
     # --- forgetting ---
+
+    def leap(self, by_s: int) -> None:
+        """The clock has leapt: everything is as old as it was before."""
+        for name in _TIMES:
+            array = self[name]
+            array[:] = np.clip(array.astype(np.int64) + by_s, 0, (1 << 32) - 1)
+        self["dirty"][:] = True
+        self.seen, self.looked_s = [], -1000
+        self.usual = {column: (wide, at_s + by_s) for column, (wide, at_s) in self.usual.items()}
 
     def forget(self, now_s: int) -> U64:
         """Lets go what has faded, and the blocks seen longest ago where there are too many; the blocks it concerns."""

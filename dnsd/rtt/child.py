@@ -4,8 +4,9 @@ Lives here: what each frame does, when a round is worth a new table, the loop. D
 decide, following the log (`control.deciding`), cells and their rules (`rtt.cells`, `rtt.decide`, `rtt.trust`).
 
 It holds all cells in memory and answers one frame after another, so no lock and no clock of its own are needed: the
-time is in the frames. When it dies another one is given what the store has and goes on from there; what came since
-the cells were kept is still in the log.
+time is in the frames. They come each minute at least, so a time that leaps is a clock that was set, or nobody has
+decided meanwhile: nothing ages by it. When it dies another one is given what the store has and goes on from there; what
+came since the cells were kept is still in the log.
 
     begin      number, half_life_s; parts: names of rows        rows     key, words, key, words, …
     shards     decided parts as the store has them              seed     a whole table, where the store has none
@@ -46,6 +47,9 @@ FADES: Final = 0.8
 """How much of the counts of samples faster than light is left after each round."""
 
 BETWEEN_S: Final = 86_400
+LEAP_S: Final = 900
+"""Forward or back; less is a child that was busy."""
+
 KEPT_MOST: Final = 20_000
 RESTORED: Final = "restored"
 REPORTED: Final = 50
@@ -64,7 +68,7 @@ class Engine:
         self._left_out_s: dict[str, int] = {}  # since when reporters are not believed
         self._stale: set[int] = set()  # parts to be written with the next table
         self._urgent = False
-        self._written_s = self._forgot_s = self._refreshed_s = 0
+        self._written_s = self._forgot_s = self._refreshed_s = self._now_s = 0
         self._gone: set[int] = set()  # blocks whose rows are to be deleted
         self._last: tuple[set[int], list[int]] = (set(), [])
         self._churn = (0.0, 0, 0)  # of the last table: weight whose best site changed, cells, blocks that wait
@@ -74,7 +78,20 @@ class Engine:
     def answer(self, frame: frames.Frame) -> bytes:
         """What a frame does, and what is said to it."""
         head = dict(frame.head)
+        if head["do"] != "begin" and "now_ms" in head:
+            self._pass(_second(head["now_ms"]))
         return frames.packed(*getattr(self, f"_{head.pop('do')}")(frame.parts, **head))
+
+    def _pass(self, now_s: int) -> None:
+        """It is that late now."""
+        by_s, self._now_s = now_s - self._now_s, now_s
+        if abs(by_s) < LEAP_S:
+            return
+        self.cells.leap(by_s)
+        self.between = {pair: (ms, at_s + by_s) for pair, (ms, at_s) in self.between.items()}
+        self._left_out_s = {name: at_s + by_s for name, at_s in self._left_out_s.items()}
+        self._written_s, self._forgot_s, self._refreshed_s = (
+            at_s + by_s for at_s in (self._written_s, self._forgot_s, self._refreshed_s))
 
     # --- taking over ---
 
@@ -83,17 +100,17 @@ class Engine:
         self.__init__()  # type: ignore[misc]
         self.cells = Cells(half_life_s=half_life_s, cells_most=cells_most, blocks_most=blocks_most)
         self.number = number
-        now_s = _second(now_ms)
-        self.between = {(one, other): (ms, now_s) for one, row in between.items() for other, ms in row.items()}
-        self._written_s = self._refreshed_s = now_s
+        self._now_s = _second(now_ms)
         if parts:
             try:
                 self._names = rows.names_from(parts[0])
+                self._now_s = self._names.now_s
             except ValueError:
                 self._damaged += 1
+        self.between = {(one, other): (ms, self._now_s) for one, row in between.items() for other, ms in row.items()}
+        self._written_s = self._refreshed_s = self._now_s
         for name in self._names.distrusted:
-            number = self.cells.reporter(name)
-            self.cells.trusted[number] = False
+            self.cells.trusted[self.cells.reporter(name)] = False
             self.why[name] = "as it was before"
         return {}, ()
 
@@ -113,6 +130,7 @@ class Engine:
         """The store is empty: what this node's table says is both evidence and decided."""
         table = Table.from_bytes(parts[0])
         numbers, row, column = self._decided(table)
+        self._now_s = _second(table.at_ms)
         bare = ~self.cells["reporter"][numbers].any(axis=1)  # where the store has cells, but no state, these stay
         numbers, row, column = numbers[bare], row[bare], column[bare]
         cells, at = self.cells, (numbers, np.zeros(len(numbers), np.int64))

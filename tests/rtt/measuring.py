@@ -9,7 +9,7 @@ import numpy as np
 
 from dnsd.rtt import decide, frames, shards
 from dnsd.rtt.cells import EPOCH_S, I64, Cells
-from dnsd.rtt.child import Engine
+from dnsd.rtt.child import LEAP_S, Engine
 from dnsd.rtt.items import FAR, GROUP, Entry
 from dnsd.rtt.table import Table
 
@@ -66,6 +66,13 @@ class InProcess:
 
     def fold(self, *entries: Entry) -> None:
         self.ask("fold", [one.to_bytes() for one in entries], now_ms=self.now_ms)
+
+    def wait(self, seconds: float) -> None:
+        """Time passes, with a frame now and then."""
+        end_s = self.now_s + int(seconds)
+        while self.now_s < end_s:
+            self.now_s = min(end_s, self.now_s + LEAP_S - 1)
+            self.fold()
 
     def round(self, **options: Any) -> dict[str, Any]:
         told = self.ask("round", now_ms=self.now_ms, **options)

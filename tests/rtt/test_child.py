@@ -112,7 +112,7 @@ def test_an_emptied_store_gets_back_what_the_node_has() -> None:
     other.round()
     assert other.state["number"] == 2
     np.testing.assert_array_equal(other.table().ms, table.ms)
-    other.now_s += int(20 * HALF_LIFE_S)  # and it fades as it would have
+    other.wait(20 * HALF_LIFE_S)  # and it fades as it would have
     other.round()
     assert len(other.table().blocks) == 0
 
@@ -139,7 +139,7 @@ def test_between_sites_it_moves_past_a_margin() -> None:
         one.now_s += 5
         one.round()
         assert one.state["between"] == {"s0": {"s1": expected}}
-    one.now_s += 90_000
+    one.wait(90_000)
     one.round()
     assert one.state["between"] == {}
 
@@ -164,7 +164,7 @@ def test_who_is_not_believed_is_said_and_decides_nothing_new() -> None:
     assert "faster than light" in one.state["reporters"]["one"]["distrusted"]
     assert one.table().ms[0].tolist() == [200, 300, 400, 0]  # as it was while it was believed
     one.fold(entry(one.now_s, [(100, 0, 20.0)]))
-    one.now_s += FROZEN_S - 60
+    one.wait(FROZEN_S - 60)
     one.fold(entry(one.now_s, SEEN, fast={"one": 10**6}))
     one.round()
     assert one.state["decided"] == 120
@@ -186,6 +186,79 @@ def test_one_busy_block_at_a_wrong_place_does_not_speak_against_its_reporter() -
         one.fold(entry(one.now_s, SEEN[:40], count=60_000, fast={"one": 20}))
     one.round()
     assert "faster than light" in one.state["reporters"]["one"]["distrusted"]
+
+
+YEAR_S = 365 * 86_400
+
+
+def in_spring() -> InProcess:
+    """Not at the beginning of time."""
+    one = running()
+    one.now_s += 90 * 86_400
+    for _ in range(4):
+        one.now_s += 5
+        one.fold(entry(one.now_s, SEEN))
+    one.round(mend=list(range(shards.SHARDS)))
+    return one
+
+
+@pytest.mark.parametrize("by_s", [YEAR_S, -3600])
+def test_nothing_ages_by_a_clock_that_leaps(by_s: int) -> None:
+    """The builder's clock is set, and set right again half an hour later; who measures has had the right time."""
+    one = in_spring()
+    before = one.table()
+    for leap_s in (by_s, -by_s):
+        one.now_s += leap_s
+        for _ in range(30):
+            one.now_s += 60
+            right = one.now_s - max(leap_s, 0) if leap_s == by_s else one.now_s
+            one.fold(entry(right, SEEN))
+            one.round()
+            assert (one.state["decided"], len(one.table().blocks)) == (120, 40)
+    assert one.table().ms.tolist() == before.ms.tolist()
+    assert (one.table().count >= before.count).all()
+    for _ in range(4):  # and what changes is followed
+        one.now_s += 5
+        one.fold(entry(one.now_s, [(block, site, ms + 70 * (site == 2)) for block, site, ms in SEEN]))
+        one.round()
+    one.now_s += UNHURRIED_S
+    one.round()
+    assert one.table().ms[:, 2].tolist() == [1100] * 40
+
+
+@pytest.mark.parametrize("by_s", [YEAR_S, -30 * 86_400])
+def test_a_node_whose_clock_is_wrong_neither_keeps_nor_takes_away(by_s: int) -> None:
+    one = in_spring()
+    for _ in range(30):
+        one.now_s += 30
+        one.fold(entry(one.now_s + by_s, SEEN))
+        one.round()
+        assert (one.state["decided"], one.state["cells"]) == (120, 120)
+    one.wait(20 * HALF_LIFE_S)
+    one.round()
+    assert one.state["cells"] == 0
+
+
+def test_another_child_with_another_clock_goes_on_from_what_was_kept() -> None:
+    one = running()
+    one.round()
+    kept = one.ask("keep", now_ms=one.now_ms)
+    other = InProcess()
+    other.now_s = one.now_s + YEAR_S
+    other.ask("begin", kept.parts[:1], number=1, between={"s0": {"s1": 5.0}}, now_ms=other.now_ms)
+    other.ask("rows", kept.parts[1:])
+    other.ask("shards", list(one.parts.values()))
+    other.fold()
+    other.round()
+    assert (other.state["decided"], other.state["between"]) == (120, {"s0": {"s1": 5.0}})
+    kept = other.ask("keep", now_ms=other.now_ms)
+    assert len(kept.parts) == 81  # in its own time
+    third = InProcess()
+    third.now_s = other.now_s + 5
+    third.ask("begin", kept.parts[:1], number=1, between={}, now_ms=third.now_ms)
+    third.ask("rows", kept.parts[1:])
+    third.round()
+    assert third.state["cells"] == 120
 
 
 def test_the_loop_answers_frame_by_frame_and_ends() -> None:
