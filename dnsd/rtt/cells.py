@@ -97,7 +97,7 @@ _FIELDS: Final[dict[str, tuple[Any, bool]]] = {  # name: type, whether there is 
     "km": (np.uint16, False), "ms": (np.uint16, False), "since": (np.uint32, False), "pending": (np.bool_, False),
     "dirty": (np.bool_, False)}
 
-_TIMES: Final = ("at", "off", "turned", "since")
+TIMES: Final = ("at", "off", "turned", "since")
 
 
 class Cells:
@@ -209,15 +209,6 @@ class Cells:
                         np.count_nonzero(weight, axis=1), last)
 
     # --- forgetting ---
-
-    def leap(self, by_s: int) -> None:
-        """The clock has leapt: everything is as old as it was before."""
-        for name in _TIMES:
-            array = self[name]
-            array[:] = np.clip(array.astype(np.int64) + by_s, 0, (1 << 32) - 1)
-        self["dirty"][:] = True
-        self.seen, self.looked_s = [], -1000
-        self.usual = {column: (wide, at_s + by_s) for column, (wide, at_s) in self.usual.items()}
 
     def forget(self, now_s: int) -> U64:
         """Lets go what has faded, and the blocks seen longest ago where there are too many; the blocks it concerns."""

@@ -24,7 +24,7 @@ from typing import IO, Any, Final
 import numpy as np
 
 from dnsd.rtt import decide, frames, neighbours, rows, shards, together, trust
-from dnsd.rtt.cells import CELLS_MOST, EPOCH_S, GONE, HALF_LIFE_S, I64, U64, Cells, blocks_of, key_of
+from dnsd.rtt.cells import CELLS_MOST, EPOCH_S, GONE, HALF_LIFE_S, I64, TIMES, U64, Cells, blocks_of, key_of
 from dnsd.rtt.items import Entry
 from dnsd.rtt.table import BLOCKS_MOST, TENTHS, Table
 
@@ -87,7 +87,7 @@ class Engine:
         by_s, self._now_s = now_s - self._now_s, now_s
         if abs(by_s) < LEAP_S:
             return
-        self.cells.leap(by_s)
+        _leap(self.cells, by_s)
         self.between = {pair: (ms, at_s + by_s) for pair, (ms, at_s) in self.between.items()}
         self._left_out_s = {name: at_s + by_s for name, at_s in self._left_out_s.items()}
         self._written_s, self._forgot_s, self._refreshed_s = (
@@ -306,6 +306,16 @@ Told = tuple[Mapping[str, Any], Sequence[bytes]]
 def _second(now_ms: int) -> int:
     """Seconds since `cells.EPOCH_S`."""
     return max(0, now_ms // 1000 - EPOCH_S)
+
+
+def _leap(cells: Cells, by_s: int) -> None:
+    """The clock has leapt: everything is as old as it was before."""
+    for name in TIMES:
+        array = cells[name]
+        array[:] = np.clip(array.astype(np.int64) + by_s, 0, (1 << 32) - 1)
+    cells["dirty"][:] = True
+    cells.seen, cells.looked_s = [], -1000
+    cells.usual = {column: (wide, at_s + by_s) for column, (wide, at_s) in cells.usual.items()}
 
 
 def serve(source: IO[bytes], sink: IO[bytes]) -> None:
