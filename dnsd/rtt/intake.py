@@ -101,12 +101,12 @@ def sift(samples: Sequence[Sample], site: str | None, sites: Mapping[str, Place]
     km = np.full(count, np.nan)
     if kept.any():
         km[kept] = _km(numbers[kept], [place for place, keep in zip(places, kept, strict=True) if keep], locate)
-    fast = km > rtt * KM_PER_MS
+    fast = km / KM_PER_MS > rtt
     drop("physics", fast)
     rows = np.zeros(int(np.count_nonzero(kept)), GROUP)
     rows["block"], rows["site"] = numbers[kept], column[kept]
     rows["rtt"] = np.maximum(np.rint(rtt[kept] * 10), 1)
-    rows["spread"] = np.clip(np.nan_to_num(spread[kept]) * 10, 0, 10 * MOST_MS)
+    rows["spread"] = 10 * np.clip(np.nan_to_num(spread[kept]), 0, MOST_MS)
     rows["count"] = np.clip(counts[kept], 1, COUNT_MOST)
     rows["km"] = np.where(np.isnan(km[kept]), FAR, np.minimum(km[kept], FAR - 1))
     return Sifted(rows, dropped, len(set(zip(numbers[fast].tolist(), column[fast].tolist(), strict=True))))

@@ -203,6 +203,26 @@ async def test_a_request_id_that_could_forge_a_log_line_is_replaced(api: Api) ->
     assert reply.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.parametrize(("body", "pointers"), [
+    (b'{"site":"fra","samples":[' + b"{}," * 340_000 + b"{}]}", {"/samples"}),
+    (b'{"site":"fra","samples":[{' + b",".join(b'"k%d":1' % n for n in range(90_000)) + b"}]}", {"/samples/0"}),
+    (b'{"site":[' + b"1," * 20_000 + b'1],"samples":[' + b"{}," * 20_000 + b"{}]}", {"/site", "/samples"})])
+def test_a_body_with_faults_without_number_is_refused_at_once(
+    body: bytes, pointers: set[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Naming each held the control process up for 13 s."""
+    monkeypatch.setattr(problem, "of_validation", None)
+    with pytest.raises(problem.Problem) as caught:
+        problem.parse(MeasurementBatch, body)
+    assert {fault.place for fault in caught.value.faults} == pointers
+
+
+def test_no_more_faults_are_found_than_are_told() -> None:
+    with pytest.raises(problem.Problem) as caught:
+        problem.parse(MeasurementBatch, json.dumps({"samples": [{}] * 9999}).encode())
+    assert len(caught.value.faults) <= problem.FAULTS_MAX + 1
+
+
 def test_an_object_that_is_wrong_is_not_told_that_it_is_no_word() -> None:
     with pytest.raises(problem.Problem) as caught:
         problem.parse(Service, b'{"name": "a.b", "check": {"kind": "tcp"}}')
