@@ -79,17 +79,17 @@ def solve(clients: Sequence[Client], rooms: Sequence[Room], low: float, high: fl
     keep, kept = _keep(clients, rooms, natives, most)
     refugees = [found for client in clients if (found := _refugee(client, rooms, keep)) is not None]
     start = _start(rooms, kept, most)
-    best: tuple[float, list[int], list[float]] = (float("inf"), start, [0.0] * len(rooms))
-    rounds = 0
-    for step in range(STEPS + 1):
-        level = min(low, most) + (most - min(low, most)) * step / STEPS
-        take, taken, over, used = _take(refugees, rooms, kept, start, level)
+    levels = [min(low, most) + (most - min(low, most)) * step / STEPS for step in range(STEPS + 1)]
+    enough = [step for step, level in enumerate(levels) if not _too_many(refugees, rooms, kept, level)]
+    rounds, tried = 0, {}
+    for step in dict.fromkeys((*enough, *range(STEPS + 1))):  # where no level is enough, the best of all
+        take, taken, over, used = _take(refugees, rooms, kept, start, levels[step])
         rounds += used
-        if over == 0 or _worst(rooms, kept, taken, most) < best[0]:
-            best = _worst(rooms, kept, taken, most), take, taken
+        tried[step] = _worst(rooms, kept, taken, most) if over else float("-inf"), take, taken
         if over == 0:
             break
-    return Solved(tuple(keep), tuple(best[1]), tuple(natives), tuple(kept), tuple(best[2]), fits, rounds)
+    _, take, taken = min((tried[step] for step in sorted(tried)), key=lambda found: found[0])
+    return Solved(tuple(keep), tuple(take), tuple(natives), tuple(kept), tuple(taken), fits, rounds)
 
 
 def _keep(clients: Sequence[Client], rooms: Sequence[Room], natives: Sequence[float],
@@ -142,37 +142,55 @@ def _take(refugees: Sequence[_Refugee], rooms: Sequence[Room], kept: Sequence[fl
           level: float) -> tuple[list[int], list[float], int, int]:
     """Shares by which nobody is filled beyond the level, what each takes, how many are over it nevertheless, rounds."""
     take = list(start)
-    space = [max(0.0, level * FULL * room.capacity - load) if room.capacity is not None else None
-             for room, load in zip(rooms, kept, strict=True)]
+    space = _space(rooms, kept, level)
+    goes = [_goes(refugee, take) for refugee in refugees]
     taken, over = [0.0] * len(rooms), 0
     for round_ in range(1, ROUNDS + 1):
-        taken = _taken(refugees, take, len(rooms))
-        full = [n for n, room in enumerate(space) if room is not None and taken[n] > room]
+        taken = [0.0] * len(rooms)
+        for refugee, number in zip(refugees, goes, strict=True):
+            taken[number] += refugee.weight
+        full = {n for n, room in enumerate(space) if room is not None and taken[n] > room}
         over = len(full)
         if not full:
             return take, taken, 0, round_
+        before = list(take)
         for number in full:
             room = space[number] or 0.0
             take[number] = int(take[number] * max(0.25, 0.98 * room / taken[number]))
+        if take == before:
+            return take, taken, over, round_  # the next round would be this one
+        # shares have only fallen, so whom a site has taken that takes as much as before stays there
+        goes = [_goes(refugee, take) if number in full else number
+                for refugee, number in zip(refugees, goes, strict=True)]
     return take, taken, over, ROUNDS
 
 
-def _taken(refugees: Sequence[_Refugee], take: Sequence[int], count: int) -> list[float]:
-    """Units that each site takes, asked as queries are (`steer.spill.walk`)."""
-    found = [0.0] * count
-    for weight, asked, first in refugees:
-        left, least = first, 0
-        for number, chance, value in asked:
-            share = take[number]
-            if chance < share:
-                left = number
-                break
-            if share:
-                price = spill.price(value, share)
-                if not least or price < least:
-                    left, least = number, price
-        found[left] += weight
-    return found
+def _space(rooms: Sequence[Room], kept: Sequence[float], level: float) -> list[float | None]:
+    """Units up to the level, beside those that are kept; None where there is no bound."""
+    return [max(0.0, level * FULL * room.capacity - load) if room.capacity is not None else None
+            for room, load in zip(rooms, kept, strict=True)]
+
+
+def _too_many(refugees: Sequence[_Refugee], rooms: Sequence[Room], kept: Sequence[float], level: float) -> bool:
+    """Whether they cannot all have room up to the level: what would be tried in vain."""
+    space = [room for room, site in zip(_space(rooms, kept, level), rooms, strict=True) if site.alive]
+    bounded = [room for room in space if room is not None]
+    return len(bounded) == len(space) and sum(bounded) < sum(refugee.weight for refugee in refugees)
+
+
+def _goes(refugee: _Refugee, take: Sequence[int]) -> int:
+    """The site where it comes to, asked as queries are (`steer.spill.walk`)."""
+    _, asked, left = refugee
+    least = 0
+    for number, chance, value in asked:
+        share = take[number]
+        if chance < share:
+            return number
+        if share:
+            price = spill.price(value, share)
+            if not least or price < least:
+                left, least = number, price
+    return left
 
 
 def _worst(rooms: Sequence[Room], kept: Sequence[float], taken: Sequence[float], most: float) -> float:
