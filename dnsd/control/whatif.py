@@ -223,12 +223,15 @@ def _lose(after: Fleet, question: Question, _services: tuple[str, ...], faults: 
 
 
 def _weigh(after: Fleet, question: Question, _services: tuple[str, ...], faults: list[Fault]) -> Iterator[str]:
+    named: dict[str, list[Endpoint]] = {}
+    for endpoint in after.endpoints() if question.weights else ():
+        for name in {endpoint.site, endpoint.key} & question.weights.keys():
+            named.setdefault(name, []).append(endpoint)
     for name, weight in question.weights.items():
-        touched = [endpoint for endpoint in after.endpoints() if name in (endpoint.site, endpoint.key)]
-        if not touched:
+        if name not in named:
             faults.append(Fault(f"/weights/{name}", "there is no such endpoint, and no such site with endpoints"))
             continue
-        for endpoint in touched:
+        for endpoint in named[name]:
             _put(after, endpoint.model_copy(update={"weight": weight}))
         yield f"weight {weight} for {name}"
 

@@ -18,6 +18,7 @@ from dnsd.control import reply, simulate, simulating, whatif
 from dnsd.control.maps import Maps
 from dnsd.control.simulate import BusyError, FailedError, Simulator
 from dnsd.control.spill import Spills
+from dnsd.control.state import Fleet
 from dnsd.control.whatif import ImpossibleError, Question
 from dnsd.dns import names, types
 from dnsd.registry.fields import Model
@@ -329,3 +330,19 @@ async def test_spilling_over(node: Node) -> None:
     again = await node.simulate(clients=[])
     assert again["moved"] == 0
     assert again["services"][0]["after"]["sites"] == one["after"]["sites"], shares
+
+
+async def test_a_thousand_weights_are_laid_in_one_walk(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each walked over all endpoints, while nothing else was done: 2.4 s with 8,000 of them."""
+    walks = []
+    endpoints = Fleet.endpoints
+    monkeypatch.setattr(Fleet, "endpoints", lambda self: (walks.append(1), endpoints(self))[1])
+    question = Question.model_validate({"weights": {
+        "berlin": 7, f"{SERVICE}/berlin-2": 9, **{f"{SERVICE}/none-{n}": 1 for n in range(998)}}})
+    with pytest.raises(ImpossibleError) as caught:
+        whatif.imagine(node.rig.fleet, [], question, 0)
+    assert (len(caught.value.faults), len(walks)) == (998, 1)
+    found = whatif.imagine(node.rig.fleet, [], Question.model_validate({"weights": {
+        "berlin": 7, f"{SERVICE}/berlin-2": 9}}), 0).fleet
+    assert {e.key: e.weight for e in found.members[SERVICE].values() if e.site == "berlin"} == {
+        f"{SERVICE}/berlin-1": 7, f"{SERVICE}/berlin-2": 9}
