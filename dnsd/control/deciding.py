@@ -30,6 +30,10 @@ IDLE_S: Final = 60.0
 KEEP_S: Final = 30.0
 ANSWER_S: Final = 120.0
 RETRY_S: Final = 2.0
+DEATHS: Final = 2
+"""Children that the same part of the log has ended, after which it is passed over: no entry may keep all from being
+decided."""
+
 _log = logging.getLogger("dnsd.control")
 
 
@@ -97,6 +101,7 @@ class Deciding:
         self._told_sites: Sequence[str] = ()
         self._round_s = self._kept_s = float("-inf")
         self._again = self._unkept = self._news = False
+        self._deaths: dict[str, int] = {}  # of children while they took what follows this place of the log
 
     async def run(self) -> None:
         """Decide for ever, while this node may."""
@@ -107,10 +112,11 @@ class Deciding:
                     self.fault = ""
                 except Conflict:
                     await self._end()
-                except (RegistryError, Died, OSError, ValueError) as error:
+                except Exception as error:  # whatever is wrong, nobody else ends with it
                     if str(error) != self.fault:
-                        _log.warning("round trips are not decided: %s", error)
-                    self.fault = str(error)
+                        expected = isinstance(error, (RegistryError, Died, OSError, ValueError))
+                        _log.warning("round trips are not decided: %s", error, exc_info=None if expected else error)
+                    self.fault = str(error) or repr(error)
                     if not isinstance(error, RegistryError):
                         await self._end()
                     await self.clock.sleep(RETRY_S)
@@ -131,7 +137,7 @@ class Deciding:
         cursor, entries = await self.store.follow(self._cursor, block_ms=BLOCK_MS)
         if entries:
             self._news = True
-            await self._ask("fold", entries, now_ms=self.clock.unix_ms())
+            await self._fold(entries)
             self._cursor = cursor
         if tuple(self.sites()) != tuple(self._told_sites):
             self._told_sites = tuple(self.sites())
@@ -144,6 +150,18 @@ class Deciding:
         if now - self._kept_s >= KEEP_S:
             await self._keep(fence)
             self._kept_s = self.clock.monotonic()
+
+    async def _fold(self, entries: Sequence[bytes]) -> None:
+        """What is new in the log, to the child."""
+        deaths = self._deaths.get(self._cursor, 0)
+        if deaths >= DEATHS:
+            _log.error("%d entries of measurements are passed over: children have ended of them", len(entries))
+            return
+        try:
+            await self._ask("fold", entries, now_ms=self.clock.unix_ms())
+        except Died:
+            self._deaths = {self._cursor: deaths + 1}
+            raise
 
     def described(self) -> dict[str, Any]:
         """For people and metrics."""

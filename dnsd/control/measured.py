@@ -65,10 +65,10 @@ class Measured:
                 await self.look()
             except RegistryError as error:
                 _log.debug("the decided round trips cannot be read: %s", error)
-            except (ValueError, OSError) as error:
-                if str(error) != self._fault:
-                    self._fault = str(error)
-                    _log.error("round trips: %s", error)
+            except Exception as error:  # the table there is stays; whatever is wrong, nobody else ends with it
+                if repr(error) != self._fault:
+                    self._fault = repr(error)
+                    _log.error("round trips: %s", error, exc_info=None if isinstance(error, ValueError) else error)
             await self.clock.sleep(LOOK_S)
 
     async def look(self) -> None:

@@ -28,6 +28,10 @@ FIELDS: Final = 2000
 """Of one script call, roughly: the store does nothing else meanwhile."""
 
 PAGE: Final = 2000
+PARTS: Final = 256
+MS_MOST: Final = 6553.5
+"""Of a state: parts of the table (`rtt.shards`), what a table can hold between two sites."""
+
 STATE: Final = "state"
 NAMES: Final = "names"
 CURSOR: Final = "cursor"
@@ -156,8 +160,16 @@ def _state(raw: bytes | None) -> dict[str, Any] | None:
     """ValueError where it is no state."""
     if raw is None:
         return None
-    found = json.loads(raw)
-    if not isinstance(found, dict) or not isinstance(found.get("number"), int) or not isinstance(
-            found.get("parts"), dict) or not isinstance(found.get("sites"), list):
-        raise ValueError("no state of measurements")
+    try:
+        found: dict[str, Any] = json.loads(raw)
+        sound = found["number"] >= 0 and found.get("at_ms", 0) >= 0 and all(
+            0 <= int(part) < PARTS and number >= 0 for part, number in found["parts"].items()) and all(
+            isinstance(site, str) for site in (*found["sites"], found.get("by", ""))) and all(
+            0 <= ms < MS_MOST for row in found.get("between", {}).values() for ms in row.values()) and all(
+            isinstance(one.get("distrusted", ""), str) for one in found.get("reporters", {}).values())
+        whole = (found["number"], found.get("at_ms", 0), *found["parts"].values())
+        if not sound or not all(type(number) is int for number in whole) or not isinstance(found["sites"], list):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError("no state of measurements") from None
     return found

@@ -29,6 +29,9 @@ FAR: Final = 0xFFFF
 COUNT_MOST: Final = 0xFFFF
 NAMES_MOST: Final = 255
 GROUPS_MOST: Final = 20_000
+BETWEEN_MOST: Final = 6553.5
+"""Milliseconds between sites that a table can hold."""
+
 SIGMA: Final = 1.4826
 """What makes a median deviation one sigma of a normal distribution."""
 
@@ -155,4 +158,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _between(value: Any) -> dict[str, dict[str, float]]:
-    return {str(one): {str(other): float(ms) for other, ms in to.items()} for one, to in value.items()}
+    found = {str(one): {str(other): float(ms) for other, ms in to.items()} for one, to in value.items()}
+    if not all(0 <= ms < BETWEEN_MOST for to in found.values() for ms in to.values()):  # NaN is neither
+        raise ValueError("no milliseconds between sites")
+    return found

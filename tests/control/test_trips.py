@@ -247,6 +247,59 @@ async def test_a_child_that_dies_is_replaced_and_nothing_is_lost(node: Node, sto
     assert decided(node) == [[300, 0], *before]
 
 
+async def test_a_part_of_the_log_that_ends_each_child_is_passed_over(
+    node: Node, store: Store, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else one such entry would keep all nodes from deciding for as long as it is in the log."""
+    await node.measure(seconds=10)
+    poison = Entry("n", node.clock.ms, ("ams",)).to_bytes()
+    await store.log(poison)
+    ask = Here.ask
+
+    async def poisoned(child: Here, do: str, parts: Sequence[bytes] = (), **head: Any) -> frames.Frame:
+        if poison in parts:
+            raise Died("of it")
+        return await ask(child, do, parts, **head)
+
+    monkeypatch.setattr(Here, "ask", poisoned)
+    deaths = 0
+    for _ in range(20):
+        node.clock.ms += 5000
+        try:
+            await node.measure(ams=40, seconds=5)
+        except Died:
+            deaths += 1
+            await node.deciding._end()
+    assert deaths <= 4
+    assert decided(node) == [[400, 120]]
+
+
+@pytest.mark.parametrize("state", [
+    {"parts": {"7": None}}, {"parts": [7]}, {"number": None}, {"sites": 5},
+    {"between": {"a": 5}}, {"between": {"ams": {"sin": "far"}}}, {"at_ms": "now"}, {"reporters": []}])
+async def test_a_state_that_makes_no_sense_ends_nobody(
+    node: Node, store: Store, monkeypatch: pytest.MonkeyPatch, state: dict[str, Any],
+) -> None:
+    """The task that reads it would have taken the control process along."""
+    await node.measure()
+    before = decided(node)
+    store.state_ = json.dumps(json.loads(store.state_ or "") | state)
+
+    class Enough(BaseException):
+        pass
+
+    async def sleep(_: float) -> None:
+        raise Enough
+
+    node.clock.sleep = sleep  # type: ignore[method-assign]
+    with pytest.raises(Enough):
+        await node.measured.run()
+    assert decided(node) == before
+    monkeypatch.setattr(node.deciding, "turn", lambda: None)  # which cannot be awaited: a TypeError
+    with pytest.raises(Enough):
+        await node.deciding.run()
+
+
 async def test_a_child_that_has_ended_is_noticed_without_a_question(node: Node) -> None:
     await node.measure(seconds=10)
     node.children[0].process.returncode = -9

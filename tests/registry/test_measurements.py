@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
@@ -129,3 +131,23 @@ async def test_the_user_of_the_documentation_may_do_it(registry: Registry, raw: 
     finally:
         await other.close()
         await raw.execute_command("ACL", "DELUSER", "dnsd")
+
+
+@pytest.mark.parametrize("value", [
+    b"", b"{", b"[]", b"null", b"{}", b"\xff", b"[" * 100_000, *(json.dumps(STATE | wrong).encode() for wrong in (
+        {"number": "3"}, {"number": -1}, {"number": True}, {"number": 2.5}, {"sites": "a"}, {"sites": [1]},
+        {"parts": {"256": 1}}, {"parts": {"x": 1}}, {"parts": {"1": None}}, {"parts": {"1": 1.5}}, {"parts": []},
+        {"between": []}, {"between": {"a": 1}}, {"between": {"a": {"b": "1"}}}, {"between": {"a": {"b": math.inf}}},
+        {"between": {"a": {"b": math.nan}}}, {"at_ms": None}, {"at_ms": 1e400}, {"by": 1}, {"reporters": 1},
+        {"reporters": {"a": 1}}, {"reporters": {"a": {"distrusted": 1}}}))])
+async def test_what_is_no_state(store: measurements.Measurements, raw: Redis, value: bytes) -> None:
+    await raw.hset("dnsd:rtt-state", "state", value)
+    with pytest.raises(ValueError, match="no state of measurements"):
+        await store.state()
+
+
+async def test_a_state_with_all_there_may_be(registry: Registry, store: measurements.Measurements) -> None:
+    state = STATE | {"between": {"a": {"b": 0.0, "c": 150}}, "at_ms": 5, "by": "n", "reporters": {
+        "one": {"cells": 5}, "two": {"cells": 1, "distrusted": "it lies"}}}
+    await store.decide("a", await fence(registry), {}, state)
+    assert await store.state() == state
