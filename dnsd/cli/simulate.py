@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import ipaddress
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO
 
 import typer
 
@@ -23,12 +25,15 @@ from dnsd.cli.display import show, table
 from dnsd.cli.failure import Exit, Failure
 from dnsd.cli.fleet import read_object
 from dnsd.cli.options import Session, command
+from dnsd.model import Fault
 
 PATIENCE_S: Final = 90.0
 CLIENTS: Final = 10_000
 OCTETS: Final = 1_000_000
 """Of all clients together, below what a body may have."""
 
+HEAVIEST: Final = 1e15
+TOLD: Final = 100
 TYPES: Final = ("A", "AAAA", "HTTPS")
 GROUPS: Final = ("countries", "networks", "carriers")
 SHOWN: Final = 12
@@ -102,16 +107,21 @@ def weights(path: Path, column: str) -> dict[Who, float]:
             named, rows = {"prefix": 0, column: 1, "service": 2}, chain([head], rows)
         if column not in named:
             raise Failure(Exit.USAGE, f"{path}: no column {column}; there are {', '.join(named)}")
+        wrong: list[Fault] = []
         for number, row in enumerate(rows, 1):
             if not row or row[0].startswith("#"):
                 continue
             try:
                 prefix = str(ipaddress.ip_network(row[named["prefix"]].strip(), strict=False))
                 weight = float(row[named[column]])
+                if not 0 <= weight < HEAVIEST:
+                    raise ValueError(f"a weight is 0 or more, not {row[named[column]]}")
             except (ValueError, IndexError) as error:
-                raise Failure(Exit.USAGE, f"{path}, row {number}: {error}") from None
+                wrong.append(Fault(f"row {number}", str(error)))
+                continue
             at = named.get("service", len(row))
             found[prefix, (row[at].strip() or None) if at < len(row) else None, True] += weight
+    _refuse(path, wrong)
     return found
 
 
@@ -119,6 +129,7 @@ def logged(path: Path, services: Sequence[str]) -> dict[Who, float]:
     """The same of a query log: each line stands for `every` queries of a service; other types and names are nothing."""
     found: defaultdict[Who, float] = defaultdict(float)
     wanted = {name.lower().removesuffix(".") for name in services}
+    wrong: list[Fault] = []
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -135,8 +146,16 @@ def logged(path: Path, services: Sequence[str]) -> dict[Who, float]:
                     network = network.supernet(new_prefix=longest)
                 found[str(network), name, ecs is not None] += int(told["every"] or 1)
             except (ValueError, KeyError, TypeError) as error:
-                raise Failure(Exit.USAGE, f"{path}:{number}: not a line of a query log: {error!r}") from None
+                wrong.append(Fault(f"line {number}", f"not a line of a query log: {error!r}"))
+    _refuse(path, wrong)
     return found
+
+
+def _refuse(path: Path, wrong: Sequence[Fault]) -> None:
+    """All that is wrong with a file at once, as far as anybody reads that."""
+    if wrong:
+        told = [*wrong[:TOLD], *([Fault("", f"and {len(wrong) - TOLD} more")] if len(wrong) > TOLD else [])]
+        raise Failure(Exit.USAGE, f"{path} is wrong in {len(wrong)} places", told)
 
 
 def heaviest(found: Mapping[Who, float]) -> tuple[list[Row], float]:
@@ -165,11 +184,15 @@ def _services(admin: Admin) -> Iterator[str]:
         token = page["next_page_token"]
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
     try:
-        return path.open(encoding="utf-8", newline="")
+        with path.open(encoding="utf-8", newline="") as lines:
+            yield lines
     except OSError as error:
         raise Failure(Exit.USAGE, f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Failure(Exit.USAGE, f"{path} is no such list: {error}") from None
 
 
 # --- what would be different ---
@@ -185,9 +208,12 @@ def _pairs(texts: Iterable[str] | None, option: str) -> Iterator[tuple[str, str]
 
 def _number(value: str) -> float:
     try:
-        return float(value)
+        number = float(value)
+        if math.isfinite(number):
+            return number
     except ValueError:
-        raise Failure(Exit.USAGE, f"{value!r} is no number") from None
+        pass
+    raise Failure(Exit.USAGE, f"{value!r} is no number")
 
 
 def _numbers(value: str, count: int) -> list[float]:

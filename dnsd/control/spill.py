@@ -49,6 +49,7 @@ ASSUMED: Final = 0.7
 WHILE_UNSOLVED: Final = (WHOLE, WHOLE // 2)
 V6_MEASURED: Final = 1 << 62
 MAX_FILE: Final = 64 * 1024 * 1024
+TOLD: Final = 20
 _log = logging.getLogger("dnsd.control")
 
 
@@ -188,7 +189,7 @@ class Spills:
         if self.clients is not None:
             try:
                 return fewer(read(self.clients))
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, csv.Error) as error:
                 self.fault = f"clients: {error}"
                 _log.error("the list of clients cannot be used: %s", error)
                 return []
@@ -339,10 +340,10 @@ def solve(ranked: Ranked, now: Wanted) -> Solved:
 
 
 def read(path: Path) -> list[Block]:
-    """A list of clients: lines of `prefix,weight`, perhaps with a heading. ValueError names the first wrong line."""
+    """A list of clients: lines of `prefix,weight`, perhaps with a heading. ValueError names all wrong lines."""
     if path.stat().st_size > MAX_FILE:
         raise ValueError(f"{path} has more than {MAX_FILE} octets")
-    found = []
+    found, wrong = [], []
     with path.open(newline="", encoding="utf-8") as lines:
         for number, row in enumerate(csv.reader(lines), 1):
             if not row or row[0].startswith("#") or (number == 1 and row[0].strip() == "prefix"):
@@ -350,11 +351,15 @@ def read(path: Path) -> list[Block]:
             try:
                 network = ipaddress.ip_network(row[0].strip(), strict=False)
                 weight = float(row[1]) if len(row) > 1 else 1.0
+                if not 0 < weight < 1e15:
+                    raise ValueError(f"a weight is above 0, not {row[1]}")
             except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from None
-            if not 0 < weight < 1e15:
-                raise ValueError(f"{path}:{number}: a weight is above 0, not {row[1]}")
+                wrong.append(f"{path}:{number}: {error}")
+                continue
             found.append(Block(network.version == 6, int(network.network_address), weight))
+    if wrong:
+        more = f"; and {len(wrong) - TOLD} more" if len(wrong) > TOLD else ""
+        raise ValueError("; ".join(wrong[:TOLD]) + more)
     return found
 
 

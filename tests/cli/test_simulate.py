@@ -120,6 +120,33 @@ def test_a_bad_list(sent: list[dict[str, Any]], tmp_path: Path, text: str, colum
     assert not sent
 
 
+def test_all_that_is_wrong_with_a_list_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "clients.csv"
+    path.write_text("prefix,weight\n10.0.0.0/24,nan\n10.0.1.0/24,1\nten,1\n10.0.2.0/24,-1\n10.0.3.0/24,1e400\n")
+    with pytest.raises(Failure) as caught:
+        simulate.weights(path, "weight")
+    assert [fault.place for fault in caught.value.faults] == ["row 1", "row 3", "row 4", "row 5"]
+    path.write_text("no log\n" * 500)
+    with pytest.raises(Failure) as caught:
+        simulate.logged(path, [])
+    assert [fault.message for fault in caught.value.faults[-1:]] == ["and 400 more"]
+
+
+@pytest.mark.parametrize("octets", [b"\xff\xfe\0", b"a" * 200_000])
+def test_a_list_that_is_none(sent: list[dict[str, Any]], tmp_path: Path, octets: bytes) -> None:
+    path = tmp_path / "clients.csv"
+    path.write_bytes(octets)
+    assert run("--clients", str(path))[0] == 2
+    assert run("--log", str(path))[0] == 2
+    assert run("--clients", str(tmp_path))[0] == 2
+
+
+@pytest.mark.parametrize("option", [["--weight", "a=nan"], ["--capacity", "a=1e400"], ["--rtt", "a=inf"]])
+def test_what_is_no_number(sent: list[dict[str, Any]], option: list[str]) -> None:
+    assert run(*option)[0] == 2
+    assert not sent
+
+
 def test_clients_of_a_query_log(sent: list[dict[str, Any]], tmp_path: Path) -> None:
     lines = [
         ("api.example.com.", "A", "192.0.2.0/24", "10.0.0.0/24"),

@@ -270,3 +270,6 @@ async def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"# a comment\n2001:db8::/48,2\n{line}\n")
     with pytest.raises(ValueError, match="list:3"):
         spill.read(tmp_path / "list")
+    (tmp_path / "list").write_text(f"{line}\n10.0.0.0/24\n" * 30)
+    with pytest.raises(ValueError, match=r"list:1: .*; .*list:3: .*; .*list:39: .*; and 10 more$"):
+        spill.read(tmp_path / "list")
