@@ -60,6 +60,8 @@ class Laws:
         self._answered: dict[tuple[str, str, int], frozenset[str]] = {}
         self._out: dict[tuple[str, str, int], dict[str, Out]] = {}
         self._all_out: dict[tuple[str, int], float] = {}  # when a node last followed that all are down
+        self._removals: dict[tuple[str, int, str, int], float] = {}  # when a node first followed each
+        self._alone: dict[tuple[str, str, int], float] = {}  # nodes that judged alone when last looked at, and when
         self._limits: dict[tuple[str, str, int], deque[tuple[float, int]]] = {}
 
     def attach(self, node: Node, process: Process) -> None:
@@ -145,7 +147,7 @@ class Laws:
         at_ms = process.judge.decided(name) or now_ms
         able = {e.id: e for e in process.fleet.members.get(name, {}).values()
                 if _address(e, type_) and _state(process.fleet.overrides, e, at_ms) not in ("down", "drain")}
-        before = self._answered.get(key, frozenset())
+        before, late = self._answered.get(key, frozenset()), self._late(key, process, now_s)
         for id_ in [id_ for id_ in out if id_ in live or id_ not in able]:
             del out[id_]
         limits = self._limits.setdefault(key, deque())
@@ -159,6 +161,7 @@ class Laws:
             return
         taken = {id_ for id_ in (before & able.keys()) - live - self._gone(process, name, type_, able)
                  if _state(process.fleet.overrides, able[id_], now_ms) not in ("down", "drain")}
+        taken -= late
         for id_ in taken:
             measured = process.judge.measured(name, id_, type_)
             if measured.proven and measured.state is not State.UNKNOWN:
@@ -169,6 +172,16 @@ class Laws:
             weight = sum(max(1, able[id_].weight) for id_ in recent)
             if taken & recent and len(recent) > 1 and weight > most:
                 self._wrong(node, f"{name}: health took {sorted(recent)} within a minute, {weight} of at most {most}")
+
+    def _late(self, key: tuple[str, str, int], process: Process, now_s: float) -> set[str]:
+        """Who was left out by a decision while this node judged alone: by what endpoints weighed then."""
+        _, name, type_ = key
+        verdict, looked_s = process.fleet.verdicts.get(name), self._alone.pop(key, now_s)
+        if verdict is None or not process.judge.decided(name):
+            self._alone[key] = now_s
+            return set()
+        return {id_ for id_, at_ms in verdict.removals.get(str(type_), ())
+                if self._removals.setdefault((name, type_, id_, at_ms), now_s) < looked_s < now_s}
 
     def _gone(self, process: Process, name: str, type_: int, able: dict[str, Endpoint]) -> set[str]:
         """Who was left out because all were down, by what was decided for all nodes: then no limit holds. Nodes at one

@@ -131,3 +131,21 @@ def test_who_went_with_all_is_left_out_by_one_that_comes_when_another_is_back(ma
     machine.go(3.0)
     machine.world.laws.check()
     assert live(machine, "a.example.com") == [1, 1, 1]
+
+
+def test_what_was_decided_while_a_node_judged_alone_is_by_what_endpoints_weighed_then(machine: Machine) -> None:
+    """Three of a hundred each may go; one weighs three hundred by the time the third node follows."""
+    machine.go(5.0)
+    machine.cut(2, "b.example.com", "e0", every=True)
+    machine.link((2,), "away", 0.0)
+    machine.go(3.0)
+    for id_ in ("e0", "e1", "e2"):
+        machine.dies("b.example.com", id_, "refused")
+    machine.go(3.0)
+    machine.add("b.example.com", "e1", "s0", tier=1, weight=300, six=False)
+    machine.add("b.example.com", "e0", "s1", tier=0, weight=0, six=False)
+    machine.go(1.0)
+    machine.link((2,), "ok", 0.0)
+    machine.go(3.0)
+    machine.world.laws.check()
+    assert live(machine, "b.example.com") == [3, 3, 3]
