@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dnsd.agent.outbox import Answer, Outbox
 
 SHARE = 20
+LATER = (408, 429)
 WINDOW_MS = 300_000  # the kernel's, for the least round trip: net.ipv4.tcp_min_rtt_wlen
 
 
@@ -92,14 +93,17 @@ def _outbox(admin: client.Admin, site: str) -> Outbox:
         body = {"site": site, "source": "agent", "samples": batch}
         try:
             reply = admin.ask("POST", "/v1/measurements", body=body)
-        except Failure as failure:
-            if failure.code is not Exit.UNREACHABLE:
-                raise
+        except Failure as failure:  # nobody answers, or somebody else does: a proxy while the daemon is away, perhaps
             return Answer(problem=failure.message)
         if reply.status < 300:
-            return Answer(reply.body["accepted"], reply.body["dropped"])
+            told = reply.body if isinstance(reply.body, dict) else {}
+            accepted, dropped = told.get("accepted"), told.get("dropped")
+            if isinstance(accepted, int) and isinstance(dropped, dict) and all(
+                    isinstance(number, int) for number in dropped.values()):
+                return Answer(accepted, dropped)
+            return Answer(problem=f"what answers at {admin.url} is no dnsd")
         refused = client.refusal(reply, "POST /v1/measurements")
-        if reply.status != 429 and reply.status < 500:
+        if reply.status not in LATER and reply.status < 500:
             raise refused  # another try would end the same way
         return Answer(problem=refused.message, retry_after_s=reply.retry_after_s or 0.0)
 

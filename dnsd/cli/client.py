@@ -35,7 +35,8 @@ class Reply:
     def faults(self) -> list[model.Fault]:
         """What a problem+json says is wrong, each with its place; none in any other answer."""
         told = self.body.get("faults") if isinstance(self.body, dict) else None
-        return [model.Fault(str(fault.get("pointer", "")), str(fault.get("message", ""))) for fault in told or ()]
+        return [model.Fault(str(fault.get("pointer", "")), str(fault.get("message", "")))
+                for fault in (told if isinstance(told, list) else ()) if isinstance(fault, dict)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Admin:
                 aiohttp.ClientSession(timeout=limit, connector=connector) as session,
                 session.request(method, self.url + path, json=body, headers=headers, params=query) as response,
             ):
-                text = await response.text()
+                text = await response.text(errors="replace")
                 return Reply(response.status, _decode(text, response.content_type), response.headers.get("ETag"),
                              _seconds(response.headers.get("Retry-After")))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from dnsd.cli import agent as verb
 from dnsd.cli import app
-from dnsd.cli.client import _seconds
+from dnsd.cli.client import Reply, _seconds
 from tests.cli.test_client import ENV, Scripted
 from tests.node import free_port
 
@@ -62,6 +62,19 @@ def test_once_sends_what_was_read(daemon: Scripted, readings: list[tuple[Any, ..
     done = ran("--once", "--json", "--url", daemon.url, "--token", "t")
     assert json.loads(done.stdout) == {"blocks": 1, "accepted": 1, "dropped": {"physics": 2}, "waiting": 0,
                                        "forgotten": 0, "problem": None}
+
+
+@pytest.mark.parametrize(("status", "body"), [
+    (200, "<html>log in</html>"), (200, None), (200, []), (200, {"accepted": 1}), (200, {"accepted": 1, "dropped": 2}),
+    (204, None), (408, "slow"), (502, ["bad gateway"]), (503, {"faults": ["x"], "title": 5}), (429, {"faults": 7})])
+def test_whoever_answers_for_the_daemon_meanwhile_ends_nothing(status: int, body: Any) -> None:
+    """A proxy in front of it, while it is restarted: what was measured waits."""
+    asked = SimpleNamespace(url="https://dnsd.example", ask=lambda *_, **__: Reply(status, body, None))
+    box = verb._outbox(asked, "ams")  # type: ignore[arg-type]
+    box.add(SAMPLES)
+    [answer] = box.send()
+    assert answer.problem
+    assert box.samples == 1
 
 
 def test_a_dry_run_asks_nobody() -> None:
