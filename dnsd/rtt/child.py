@@ -110,7 +110,8 @@ class Engine:
         self.between = {(one, other): (ms, self._now_s) for one, row in between.items() for other, ms in row.items()}
         self._written_s = self._refreshed_s = self._now_s
         for name in self._names.distrusted:
-            self.cells.trusted[self.cells.reporter(name)] = False
+            reporter = self.cells.reporter(name)  # which may make `trusted` longer
+            self.cells.trusted[reporter] = False
             self.why[name] = "as it was before"
         return {}, ()
 

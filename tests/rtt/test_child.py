@@ -188,6 +188,17 @@ def test_one_busy_block_at_a_wrong_place_does_not_speak_against_its_reporter() -
     assert "faster than light" in one.state["reporters"]["one"]["distrusted"]
 
 
+def test_another_child_knows_who_was_not_believed() -> None:
+    one = running()
+    one.fold(entry(one.now_s, SEEN, reporter="two", fast={"two": 9000}))
+    one.round()
+    kept = one.ask("keep", now_ms=one.now_ms)
+    other = InProcess()
+    other.ask("begin", kept.parts[:1], number=1, between={}, now_ms=one.now_ms)
+    assert other.engine.why == {"two": "as it was before"}
+    assert other.engine.cells.trusted.tolist() == [True, False]
+
+
 YEAR_S = 365 * 86_400
 
 
