@@ -113,6 +113,7 @@ class Cells:
                  blocks_most: int = BLOCKS_MOST) -> None:
         self.half_life_s, self.cells_most, self.blocks_most = half_life_s, cells_most, blocks_most
         self.sites: list[str | None] = []
+        self.resting: set[int] = set()  # columns of sites that are gone, whose rows may still be kept somewhere
         self.reporters: list[str] = [""]
         self.trusted = np.ones(1, np.bool_)
         self.opened = np.zeros(1, np.int64)
@@ -165,14 +166,12 @@ class Cells:
         """A site's column, a new one where it has none; -1: there are as many as there may be."""
         if site in self.sites:
             return self.sites.index(site)
-        if None in self.sites:
-            column = self.sites.index(None)
-            self.sites[column] = site
-            return column
-        if len(self.sites) >= SITES_MOST:
+        free = [column for column, one in enumerate(self.sites) if one is None and column not in self.resting]
+        column = free[0] if free else len(self.sites)
+        if column >= SITES_MOST:
             return -1
-        self.sites.append(site)
-        return len(self.sites) - 1
+        self.sites[column : column + 1] = [site]
+        return column
 
     def reporter(self, name: str) -> int:
         """A reporter's number; those beyond the bound are one."""
@@ -236,6 +235,7 @@ class Cells:
         self.usual.pop(column, None)
         concerned = self._without((self.keys & np.uint64(0xFF)) == column)
         self.sites[column] = None
+        self.resting.add(column)
         return concerned
 
     # --- within ---

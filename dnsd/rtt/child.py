@@ -69,6 +69,7 @@ class Engine:
         self._stale: set[int] = set()  # parts to be written with the next table
         self._urgent = False
         self._written_s = self._forgot_s = self._refreshed_s = self._now_s = 0
+        self._clean: set[int] = set()  # resting columns of which nothing is kept, once the last rows are
         self._gone: set[int] = set()  # blocks whose rows are to be deleted
         self._last: tuple[set[int], list[int]] = (set(), [])
         self._churn = (0.0, 0, 0)  # of the last table: weight whose best site changed, cells, blocks that wait
@@ -109,14 +110,14 @@ class Engine:
                 self._damaged += 1
         self.between = {(one, other): (ms, self._now_s) for one, row in between.items() for other, ms in row.items()}
         self._written_s = self._refreshed_s = self._now_s
-        for name in self._names.distrusted:
-            reporter = self.cells.reporter(name)  # which may make `trusted` longer
-            self.cells.trusted[reporter] = False
-            self.why[name] = "as it was before"
+        rows.named(self.cells, self._names)
+        self.why = dict.fromkeys(self._names.distrusted, "as it was before")
         return {}, ()
 
     def _rows(self, parts: Sequence[bytes]) -> Told:
-        self._damaged += rows.unpack(self.cells, list(zip(parts[::2], parts[1::2], strict=True)), self._names)
+        damaged, blocks = rows.unpack(self.cells, list(zip(parts[::2], parts[1::2], strict=True)), self._names)
+        self._damaged += damaged
+        self._gone |= set(blocks.tolist())
         return {"damaged": self._damaged}, ()
 
     def _shards(self, parts: Sequence[bytes]) -> Told:
@@ -286,6 +287,9 @@ class Engine:
     def _keep(self, parts: Sequence[bytes], now_ms: int, again: bool = False) -> Told:
         """Rows that changed since they were kept, as many as one frame takes; `again`: the last ones were not kept."""
         cells = self.cells
+        if not again:  # what was given to be kept before is
+            cells.resting -= self._clean
+            self._clean = set()
         if again and self._last[1]:
             blocks = np.array(self._last[1], np.uint64)
             self._gone |= set(self._last[1])
@@ -298,6 +302,7 @@ class Engine:
         self._gone -= set(some.tolist())
         self._last = self._last[0], some.tolist()
         left = len(changed) + len(gone) > len(some)
+        self._clean = set() if left else set(cells.resting)
         return {"left": left}, [rows.names_of(cells, _second(now_ms)), *(part for row in made for part in row)]
 
 

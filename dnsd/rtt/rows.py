@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dnsd.rtt.cells import SLOTS, U64, Cells, blocks_of, columns_of, key_of
+from dnsd.rtt.table import SITES_MOST
 
 WORD: Final = np.dtype([
     ("site", "u1"), ("reporter", "<u2"), ("km", "<u2"), ("rtt", "<u2"), ("spread", "<u2"), ("weight", "<u2"),
@@ -47,8 +48,10 @@ def names_from(octets: bytes) -> Names:
     try:
         body = json.loads(octets)
         names = Names(body["sites"], body["reporters"], body["distrusted"], int(body["now_s"]))
-        if not all(one is None or isinstance(one, str) for one in names.sites) or not names.reporters or not all(
-                isinstance(one, str) for one in (*names.reporters, *names.distrusted)):
+        sites = [one for one in names.sites if one is not None]
+        if not all(isinstance(one, str) for one in (*sites, *names.reporters, *names.distrusted)) or (
+                names.reporters[:1] != [""] or len(names.sites) > SITES_MOST or any(
+                    len(set(some)) < len(some) for some in (sites, names.reporters))):
             raise TypeError("names")
     except (KeyError, TypeError) as problem:
         raise ValueError(f"names of measurements: {problem}") from None
@@ -73,8 +76,17 @@ def pack(cells: Cells, blocks: U64) -> list[tuple[bytes, bytes]]:
     return [(keys[KEY_OCTETS * i : KEY_OCTETS * (i + 1)], octets[ends[i] : ends[i + 1]]) for i in range(len(blocks))]
 
 
-def unpack(cells: Cells, rows: Sequence[tuple[bytes, bytes]], names: Names) -> int:
-    """Puts rows into cells that have none of these blocks; how many rows were damaged."""
+def named(cells: Cells, names: Names) -> None:
+    """Gives sites and reporters the numbers that they have in rows: of these only those that change are kept anew."""
+    cells.sites, cells.reporters = list(names.sites), list(names.reporters)
+    cells.resting = {column for column, site in enumerate(names.sites) if site is None}
+    cells.trusted = np.array([name not in names.distrusted for name in names.reporters])
+    cells.opened = np.zeros(len(names.reporters), np.int64)
+
+
+def unpack(cells: Cells, rows: Sequence[tuple[bytes, bytes]], names: Names) -> tuple[int, U64]:
+    """Puts rows into cells that have none of these blocks; how many rows were damaged, and the blocks that words of a
+    site that is gone, or damaged ones, were left out of: what is kept of these is to be written anew."""
     good = [(key, words) for key, words in rows if len(key) == KEY_OCTETS and not len(words) % WORD.itemsize]
     words = np.frombuffer(b"".join(octets for _, octets in good), WORD)
     block = np.repeat(np.frombuffer(b"".join(key for key, _ in good), ">u8").astype(np.uint64),
@@ -83,11 +95,13 @@ def unpack(cells: Cells, rows: Sequence[tuple[bytes, bytes]], names: Names) -> i
     reporters = np.array([cells.reporter(name) if name else 0 for name in names.reporters], np.int64)
     sound = (words["site"] < len(names.sites)) & (words["reporter"] < len(reporters)) & (words["rtt"] > 0)
     damaged = len(rows) - len(good) + len(np.unique(block[~sound]))
+    left_out = block[~sound]
     words, block = words[sound], block[sound]
     sound = (columns[words["site"]] >= 0) & (words["reporter"] > 0)
+    left_out = np.union1d(left_out, block[~sound])
     words, block = words[sound], block[sound]
     _put(cells, words, key_of(block, columns[words["site"]]), reporters[words["reporter"]], names.now_s)
-    return damaged
+    return damaged, left_out
 
 
 def _put(cells: Cells, words: NDArray[Any], keys: U64, reporters: NDArray[np.int64], now_s: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dnsd.rtt import child, frames, shards
-from dnsd.rtt.cells import HALF_LIFE_S
+from dnsd.rtt.cells import HALF_LIFE_S, blocks_of, columns_of
 from dnsd.rtt.child import FROZEN_S, REFRESH_S, UNHURRIED_S
 from dnsd.rtt.table import Table
 from tests.rtt.measuring import SITES, InProcess, entry
@@ -188,6 +188,56 @@ def test_one_busy_block_at_a_wrong_place_does_not_speak_against_its_reporter() -
     assert "faster than light" in one.state["reporters"]["one"]["distrusted"]
 
 
+def test_a_new_site_does_not_get_what_was_kept_of_one_that_is_gone() -> None:
+    """Names are kept before rows: a child that dies in between must not leave a row whose numbers mean another site."""
+    one = running()
+    one.round()
+    before = one.ask("keep", now_ms=one.now_ms)
+    one.ask("sites", sites=["s0", "s1"])
+    one.fold(entry(one.now_s, [(1, 2, 99.0)], sites=("s0", "s1", "new")))
+    after = one.ask("keep", now_ms=one.now_ms)
+    other = InProcess()
+    other.now_s = one.now_s
+    other.ask("begin", after.parts[:1], number=1, between={}, now_ms=one.now_ms)
+    other.ask("rows", before.parts[1:])  # those after were not kept any more
+    kept = {other.engine.cells.sites[column] for column in columns_of(other.engine.cells.keys).tolist()}
+    assert "new" not in kept
+    for _ in range(3):  # kept for good by now: numbers may be given again
+        one.ask("keep", now_ms=one.now_ms)
+    one.fold(entry(one.now_s, [(1, 2, 99.0)], sites=("s0", "s1", "newer")))
+    assert one.engine.cells.sites == ["s0", "s1", "newer", None, "new"]
+
+
+def test_a_third_child_understands_what_the_first_has_kept() -> None:
+    """The second has other numbers for sites and reporters: one site is gone, one reporter is not believed."""
+    one = running()
+    for _ in range(3):
+        one.fold(entry(one.now_s, SEEN, reporter="two"))
+    one.fold(entry(one.now_s, (), fast={"two": 9000}, reporter="two"))
+    one.round()
+    one.ask("sites", sites=["s1", "s2"])
+    one.round()
+    assert "distrusted" in one.state["reporters"]["two"]
+    rows: dict[bytes, bytes] = {}
+    for generation in range(3):
+        kept = one.ask("keep", now_ms=one.now_ms)
+        rows |= dict(zip(kept.parts[1::2], kept.parts[2::2], strict=True))
+        following = InProcess()
+        following.now_s = one.now_s
+        following.ask("begin", kept.parts[:1], number=generation, between={}, now_ms=one.now_ms)
+        following.ask("rows", [part for row in rows.items() for part in row])
+        assert said(following) == said(one)
+        one = following
+
+
+def said(one: InProcess) -> dict[tuple[int, str | None, str], int]:
+    """What each reporter says of each block and site."""
+    cells = one.engine.cells
+    return {(int(blocks_of(cells.keys)[cell]), cells.sites[columns_of(cells.keys)[cell]],
+             cells.reporters[cells["reporter"][cell, slot]]): int(cells["rtt"][cell, slot])
+            for cell, slot in zip(*np.nonzero(cells["reporter"]), strict=True)}
+
+
 def test_another_child_knows_who_was_not_believed() -> None:
     one = running()
     one.fold(entry(one.now_s, SEEN, reporter="two", fast={"two": 9000}))
@@ -196,7 +246,8 @@ def test_another_child_knows_who_was_not_believed() -> None:
     other = InProcess()
     other.ask("begin", kept.parts[:1], number=1, between={}, now_ms=one.now_ms)
     assert other.engine.why == {"two": "as it was before"}
-    assert other.engine.cells.trusted.tolist() == [True, False]
+    cells = other.engine.cells
+    assert dict(zip(cells.reporters, cells.trusted.tolist(), strict=True)) == {"": True, "one": True, "two": False}
 
 
 YEAR_S = 365 * 86_400
