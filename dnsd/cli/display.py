@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+_C1: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+_PLAIN: Final = dict.fromkeys((*range(9), *range(11, 32), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}")
+"""Control characters but tab and line feed: reasons and names are other people's. In JSON the first 32 are escaped."""
 
 
 def show(value: Any, *, as_json: bool, human: Callable[[Any], str]) -> None:
-    """Prints `value`: as indented JSON, or as what `human` makes of it."""
-    print(json.dumps(value, indent=2, ensure_ascii=False) if as_json else human(value))
+    """Prints `value`: as indented JSON, or as what `human` makes of it, without what would steer a terminal."""
+    print(json.dumps(value, indent=2, ensure_ascii=False).translate(_C1) if as_json else human(value).translate(_PLAIN))
 
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 Lives here: HTML with inline SVG, and a PNG where matplotlib is installed. Does not live here: the figures
 (`control.outcome`), the table on a terminal (`simulate`).
 
-Everything shown beside numbers is escaped: names come from data files and operators.
+Everything shown is escaped, but what is formatted as a number: names come from data files and operators, and all of it
+from whatever answers at the address that was given.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ def page(found: dict[str, Any]) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>dnsd simulate</title>',
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">",
         f"<style>{_STYLE}</style></head><body><h1>What would be</h1><ul>{changes}</ul>",
-        f"<p><b>{found['moved']:.2%}</b> of the clients move, {found['had_to']:.2%} had to. {clients['number']} "
-        f"clients: {escape(clients['source'])}. Version {found['version']}; round trips ",
-        f"from table {found['table']}." if found["table"] else "by distance.", "</p>", "<h2>Sites</h2>",
+        f"<p><b>{found['moved']:.2%}</b> of the clients move, {found['had_to']:.2%} had to. "
+        f"{escape(str(clients['number']))} clients: {escape(clients['source'])}. Version "
+        f"{escape(str(found['version']))}; round trips ",
+        f"from table {escape(str(found['table']))}." if found["table"] else "by distance.", "</p>", "<h2>Sites</h2>",
         sites(found), _sites_table(found)]
     for one in found["services"]:
         parts += [f"<h2>{escape(one['service'])}</h2>",

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-from dnsd.cli import app, simulate, simulate_page
+from dnsd.cli import app, display, simulate, simulate_page
 from dnsd.cli.client import Admin, Reply
 from dnsd.cli.failure import Failure
 
@@ -267,3 +267,19 @@ def test_a_picture_draws_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert simulate_page.png(result()) == b"picture"
     assert [name for name, _ in drawn].count("plot") == 2
     assert [given[1] for name, given in drawn if name == "bar"] == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_what_is_shown_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A reason that somebody else gave, a network's name."""
+    evil = "\x1b]0;owned\x07\x9b2J\x7f\r"
+    display.show({"reason": evil}, as_json=False, human=lambda found: f"one\ttwo\n{found['reason']}")
+    assert capsys.readouterr().out == "one\ttwo\n\ufffd]0;owned\ufffd\ufffd2J\ufffd\ufffd\n"
+    display.show({"reason": evil}, as_json=True, human=str)
+    told = capsys.readouterr().out
+    assert json.loads(told) == {"reason": evil}
+    assert not any((ord(one) < 32 and one != "\n") or 0x7F <= ord(one) < 0xA0 for one in told)
+
+
+def test_a_page_escapes_what_should_be_a_number() -> None:
+    told = result(version=EVIL, table=EVIL, clients={"source": EVIL, "number": EVIL, "weight": 4.0})
+    assert "<script" not in simulate_page.page(told)
