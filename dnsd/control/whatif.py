@@ -67,7 +67,7 @@ class Client(Model):
 
 
 Weight = Annotated[int, Field(ge=0, le=65535)]
-Capacity = Annotated[int, Field(ge=1)]
+Capacity = Annotated[int, Field(ge=1, le=1 << 40)]
 Shift = Annotated[float, Field(ge=-5000, le=5000)]
 
 

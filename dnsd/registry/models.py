@@ -53,7 +53,7 @@ class Site(Model):
     carriers: tuple[Tag, ...] = ()
     asns: tuple[Annotated[int, Field(ge=1, le=4294967295)], ...] = ()
     capacity: int | None = Field(
-        default=None, ge=1, description="units of load the site can carry; what `spill` goes by")
+        default=None, ge=1, le=1 << 40, description="units of load the site can carry; what `spill` goes by")
 
 
 class Preset(StrEnum):

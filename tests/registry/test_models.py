@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from dnsd.control.whatif import Question
 from dnsd.registry.checks import Check
-from dnsd.registry.models import EndpointSpec, Fallback, Service
+from dnsd.registry.models import EndpointSpec, Fallback, Service, Site
 
 
 def endpoint(**addresses: Any) -> EndpointSpec:
@@ -115,3 +116,12 @@ def test_a_line_feed_is_no_part_of_a_name() -> None:
 
 def test_a_check_of_a_host_with_a_final_dot_is_of_the_same_host() -> None:
     assert Check(kind="http", host="A.example.").host == "a.example"
+
+
+@pytest.mark.parametrize("capacity", [0, (1 << 40) + 1, 10**400])
+def test_a_capacity_can_be_reckoned_with(capacity: int) -> None:
+    """One beyond what a float holds ended each solving of the services that spill over there."""
+    with pytest.raises(ValidationError):
+        Site(id="a", latitude=1, longitude=1, country="DE", region="eu", capacity=capacity)
+    with pytest.raises(ValidationError):
+        Question(capacities={"a": capacity})
