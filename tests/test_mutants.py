@@ -61,7 +61,7 @@ MUTANTS: Final = [
     ("spill", "dnsd/steer/spill.py", "price(value, take) < least)", "price(value, take) > least)"),
     ("spill", "dnsd/steer/spill.py", "* WHOLE >> 16", ">> 0"),
     ("spill", "dnsd/steer/spread.py", "if load + weight > limit:", "if load > 1.1 * limit:"),
-    ("spill", "dnsd/steer/spread.py", "is not None and taken[n] > room]", "is not None and taken[n] > 2 * room]"),
+    ("spill", "dnsd/steer/spread.py", "is not None and taken[n] > room}", "is not None and taken[n] > 2 * room}"),
     ("spill", "dnsd/steer/spread.py", "if not room.alive or room.capacity is None or", "if"),
     ("spill", "dnsd/steer/spread.py", "max(0.25, 0.98 * room / taken[number])", "1"),
     ("spill", "dnsd/steer/spread.py", "else max(high, total / bounded if bounded else high)", "else high"),
