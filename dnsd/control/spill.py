@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from dnsd.atlas import population, store
 from dnsd.compile import service as compile_service
-from dnsd.control.clock import Clock
+from dnsd.control.clock import Allowance, Clock
 from dnsd.control.maps import Maps
 from dnsd.control.publish import Publisher
 from dnsd.control.resolve import Resolved
@@ -45,6 +45,9 @@ MOST: Final = 8192
 
 ASSUMED: Final = 0.7
 """Of all capacity, what clients are taken to ask for where nobody says."""
+
+SPARE: Final = {"rate": 0.1, "most": 10.0}
+"""Seconds of solving, a second and at once, where only clients or maps are others, as with each table of trips."""
 
 WHILE_UNSOLVED: Final = (WHOLE, WHOLE // 2)
 V6_MEASURED: Final = 1 << 62
@@ -98,8 +101,9 @@ class Spills:
 
     def __init__(self, views: Views, publisher: Publisher, maps: Maps, clients: Path | None, *, clock: Clock) -> None:
         self.views, self.publisher, self.maps, self.clients, self.clock = views, publisher, maps, clients, clock
-        self.fault = ""
-        self.solved = 0
+        self.fault, self.solved = "", 0
+        self._spare = Allowance(clock, **SPARE)
+        self._when: dict[str, int] = {}  # the last time, as a number of `solved`
         self._raw: dict[str, Resolved] = {}  # as resolved, without shares
         self._found: dict[str, Found] = {}
         self._looked: dict[str, tuple[Resolved, str, str, list[Site | None]]] = {}  # as of the last turn
@@ -125,7 +129,7 @@ class Spills:
 
     async def turn(self) -> None:
         """Solve for the services of which something has changed; those whose shares are others are published."""
-        for name in list(self._raw):
+        for name in sorted(self._raw, key=lambda name: self._when.get(name, 0)):
             if name not in self.views.fleet.services:
                 for kept in (self._raw, self._found, self._ranked, self._looked):
                     kept.pop(name, None)
@@ -144,7 +148,9 @@ class Spills:
             return
         source, sites = self._source(), self.views.fleet.sites
         looked = self._raw[name], map_view.file, source, [sites.get(one) for one in map_view.sites]
-        if self._looked.get(name) == looked and self._looked[name][0] is looked[0]:
+        last = self._looked.get(name)
+        same = last is not None and last[0] == looked[0] and last[3] == looked[3]
+        if same and (last == looked or not self._spare.left()):
             return
         if self._blocks[0] != source:
             self._blocks = source, await asyncio.to_thread(self._read)
@@ -164,8 +170,9 @@ class Spills:
         if name not in self._raw:
             return  # it has ceased to spill over meanwhile
         self._found[name] = found = Found(now, solved, time.monotonic() - began)
-        self.solved += 1
-        self.fault = ""
+        self._spare.spend(found.seconds if same else 0.0)
+        self.solved, self.fault = self.solved + 1, ""
+        self._when[name] = self.solved
         if before is None or found.shares != before.shares:
             self.publisher.mark([name])
 
@@ -390,5 +397,3 @@ def fewer(blocks: Sequence[Block]) -> list[Block]:
         if times:
             found.append(block._replace(weight=times * step))
     return found
-
-

@@ -273,3 +273,20 @@ async def test_a_wrong_line_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "list").write_text(f"{line}\n10.0.0.0/24\n" * 30)
     with pytest.raises(ValueError, match=r"list:1: .*; .*list:3: .*; .*list:39: .*; and 10 more$"):
         spill.read(tmp_path / "list")
+
+
+async def test_new_clients_are_counted_in_spare_time_and_the_dead_at_once(node: Node) -> None:
+    """Each new table of round trips makes other clients and maps: with hundreds of services nothing else was done."""
+    solved = node.spills.solved
+    node.spills._spare.spend(100.0)
+    node.list.write_text("".join(f"{prefix},3\n" for prefix in CLIENTS))
+    await node.settle()
+    assert node.spills.solved == solved
+    node.rig.put(override("site", "tokyo", "down"))
+    await node.settle()
+    assert node.spills.solved == solved + 1
+    assert not node.told()["tokyo"]["alive"]
+    node.list.write_text("".join(f"{prefix},7\n" for prefix in CLIENTS))
+    node.rig.clock.ms += 1000_000
+    await node.settle()
+    assert node.told()[""]["demand"] == 7 * len(CLIENTS)
