@@ -103,7 +103,7 @@ class Votes:
         self._news: dict[str, Said] = {}
         self._told, self._whole = UNMARKED, True  # the last marks; all own votes are to be told
         self._saved_s, self._unsaved, self._cursor = float("-inf"), True, ""
-        self._watchers: tuple[str, ...] = (node,)
+        self._watchers = {node: group}
         self._fresh = {node}
         self._wake = asyncio.Event()
 
@@ -122,7 +122,7 @@ class Votes:
     @property
     def watchers(self) -> tuple[str, ...]:
         """The nodes that share the watching, this one among them; only this one while it is alone, or elsewhere."""
-        return self._watchers
+        return tuple(self._watchers)
 
     def of(self, name: str) -> dict[str, Vote]:
         """What all that are there say of a target, each vote as old as its node's last word. Who finds itself cut off
@@ -131,10 +131,9 @@ class Votes:
         votes = {}
         for node, ago_ms, group in present:
             said = self._said(node).get(name)
-            if said.why if said is not None and said.state is State.UNKNOWN else said is None and node not in expected:
+            if (said is None and node not in expected) or (said and said.why and said.state is State.UNKNOWN):
                 continue  # it will never say anything of this
-            state = said.state if said is not None else State.UNKNOWN
-            votes[node] = Vote(state, now_ms - ago_ms, self._is_blind(node), group)
+            votes[node] = Vote((said or UNSAID).state, now_ms - ago_ms, self._is_blind(node), group)
         if len(present) > 1 and all(self._is_blind(node) for node, _, _ in present):
             return {node: vote._replace(abstains=False) for node, vote in votes.items()}
         if any(vote.state is State.DOWN and not vote.abstains for vote in votes.values()):
@@ -298,8 +297,9 @@ class Votes:
         fresh = {node for node, _, _ in self._present()}
         moved, self._fresh = fresh ^ self._fresh, fresh
         there = {} if self.presence is None or self.alone or self.elsewhere() else self.presence.nodes
-        watchers = tuple(sorted({self.node} | {
-            node for node in there if self._ago_ms(node) <= WATCHES_MS and not self._marks.get(node, UNMARKED)[1]}))
+        others = ((node, said.group) for node, said in there.items() if node != self.node
+                  and self._ago_ms(node) <= WATCHES_MS and not self._marks.get(node, UNMARKED)[1])
+        watchers = dict(sorted([*others, (self.node, self.group)]))
         before, self._watchers = self._watchers, watchers
         if watchers != before:
             self.watching()

@@ -87,10 +87,15 @@ def isolated(sights: Iterable[Sight]) -> bool:
     return many and len(failing) * 100 > len(were_up) * BLIND_PERCENT
 
 
-def watchers(target: str, observers: Sequence[str], k: int = 3) -> list[str]:
-    """The `k` observers that watch a target, the same on every node (rendezvous hashing: who leaves is replaced, and
-    nobody else changes); all of them where there are no more."""
-    return sorted(set(observers), key=lambda observer: (_rank(target, observer), observer))[:max(0, k)]
+def watchers(target: str, observers: Mapping[str, str], k: int = 3) -> list[str]:
+    """The `k` observers (each with its group) that watch a target, the same on every node; all where there are no more.
+
+    Rendezvous hashing, so that who leaves is replaced and nobody else changes. Of each group there is one before there
+    are two of any: where two of three were in one group both groups had to agree, and the farthest would decide when.
+    """
+    ranked = sorted(observers, key=lambda observer: (_rank(target, observer), observer))
+    first = {observers[observer]: observer for observer in reversed(ranked)}
+    return sorted(ranked, key=lambda observer: first[observers[observer]] != observer)[:max(0, k)]
 
 
 def _by_group(counted: Sequence[Vote]) -> list[State]:

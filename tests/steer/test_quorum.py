@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
 from random import Random
 
@@ -224,15 +225,15 @@ def test_a_lost_site_is_seen_by_all_and_removed() -> None:
 # --- who watches what ---
 
 
-OBSERVERS = [f"node{n}" for n in range(10)]
+OBSERVERS = {f"node{n}": "" for n in range(10)}
 TARGETS = [f"tcp 192.0.2.{n}:443" for n in range(256)]
 
 
 @pytest.mark.parametrize(("observers", "k", "number"), [
-    ([], 3, 0), (["a"], 3, 1), (["a", "b"], 3, 2), (["a", "b", "a", "b"], 3, 2), (OBSERVERS, 3, 3), (OBSERVERS, 1, 1),
-    (OBSERVERS, 0, 0), (OBSERVERS, -1, 0), (OBSERVERS, 99, 10)])
-def test_how_many_watch(observers: list[str], k: int, number: int) -> None:
-    found = watchers("t", observers, k)
+    ("", 3, 0), ("a", 3, 1), ("ab", 3, 2), (OBSERVERS, 3, 3), (OBSERVERS, 1, 1), (OBSERVERS, 0, 0), (OBSERVERS, -1, 0),
+    (OBSERVERS, 99, 10)])
+def test_how_many_watch(observers: Iterable[str], k: int, number: int) -> None:
+    found = watchers("t", dict.fromkeys(observers, ""), k)
     assert len(found) == len(set(found)) == number
     assert set(found) <= set(observers)
 
@@ -240,6 +241,8 @@ def test_how_many_watch(observers: list[str], k: int, number: int) -> None:
 def test_who_watches_is_the_same_in_every_release() -> None:
     """Nodes of two releases must agree. For each: printf 'node9\\0tcp 192.0.2.1:443' | b2sum -l 64, then sorted."""
     assert watchers("tcp 192.0.2.1:443", OBSERVERS, 4) == ["node9", "node8", "node7", "node2"]
+    two = {one: "eu" if one in ("node9", "node8", "node7") else "na" for one in OBSERVERS}
+    assert watchers("tcp 192.0.2.1:443", two, 3) == ["node9", "node2", "node8"]
 
 
 def test_watching_is_shared_evenly() -> None:
@@ -248,12 +251,27 @@ def test_watching_is_shared_evenly() -> None:
     assert all(50 <= load[observer] <= 104 for observer in OBSERVERS)  # 77 on average
 
 
-@given(st.text(max_size=20), st.lists(st.text(max_size=8), max_size=8, unique=True), st.integers(1, 4), st.data())
-def test_who_leaves_is_replaced_and_nobody_else(target: str, observers: list[str], k: int, data: st.DataObject) -> None:
+def test_of_two_nodes_in_a_region_one_watches_where_there_are_three_regions() -> None:
+    """With both of them and one far away, both regions have to agree, and the far one's time-outs decide when."""
+    fleet = {"fra-1": "eu", "fra-2": "eu", "iad-1": "na", "iad-2": "na", "syd-1": "oc"}
+    for target in TARGETS:
+        found = watchers(target, fleet)
+        assert {fleet[one] for one in found} == {"eu", "na", "oc"}
+    load = Counter(observer for target in TARGETS for observer in watchers(target, fleet))
+    assert load["syd-1"] == len(TARGETS)
+    assert all(96 <= load[one] <= 160 for one in fleet if one != "syd-1")  # half of them
+
+
+@given(st.text(max_size=20), st.dictionaries(st.text(max_size=8), st.sampled_from("abc"), max_size=8),
+       st.integers(1, 4), st.data())
+def test_who_leaves_is_replaced_and_nobody_else(
+        target: str, observers: dict[str, str], k: int, data: st.DataObject) -> None:
     assume(observers)
     before = watchers(target, observers, k)
-    assert watchers(target, data.draw(st.permutations(observers)), k) == before
-    gone = data.draw(st.sampled_from(observers))
-    after = watchers(target, [one for one in observers if one != gone], k)
-    assert [one for one in before if one != gone] == after[:len(before) - (gone in before)]
+    shuffled = data.draw(st.permutations(list(observers)))
+    assert watchers(target, {one: observers[one] for one in shuffled}, k) == before
+    assert len({observers[one] for one in before}) == min(k, len(set(observers.values())))
+    gone = data.draw(st.sampled_from(shuffled))
+    after = watchers(target, {one: group for one, group in observers.items() if one != gone}, k)
+    assert set(before) - {gone} <= set(after)
     assert len(set(after) - set(before)) <= (gone in before)
