@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 WANTED = os.environ.get("DNSD_ENGINE", "auto")
-ATLAS = ("lines", "runs", "walk")
+ATLAS = ("lines", "rows", "runs", "walk")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
 
 
@@ -32,7 +32,8 @@ def extensions() -> list[Extension]:
     if not made.exists() or made.read_text(encoding="utf-8") != text:
         made.write_text(text, encoding="utf-8")
     parts = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "dnsd/engine").glob("*.pxi"))
-    flags = SANITIZERS if os.environ.get("SANITIZE") else ["-O3"]
+    flags = [*SANITIZERS] if os.environ.get("SANITIZE") else ["-O3"]
+    flags += ["-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]  # numbers as numpy has them, but at once
     return list(cythonize([
         Extension(
             name, [name.replace(".", "/") + ".pyx"], depends=depends, optional=WANTED != "require",

@@ -31,7 +31,7 @@ PEAK_MIB: Final = 500
 MAP: Final = (0.1, 0.1)
 WORKER_MIB: Final = 40
 SITES: Final = (4, 10, 64)
-WITHOUT: Final = "from dnsd.atlas import compiled; compiled.lines = compiled.runs = compiled.walk = None; "
+WITHOUT: Final = "from dnsd.atlas import compiled as c; c.lines = c.rows = c.runs = c.walk = None; "
 MAKE: Final = (
     "import json, sys; from dataclasses import asdict; from pathlib import Path; from dnsd.atlas import build; "
     "print(json.dumps(asdict(build.build(Path(sys.argv[1]), Path(sys.argv[2])))))")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from dnsd.atlas import derive, flatten, store
+from dnsd.atlas import derive, flatten, levels, store
 from dnsd.steer.row import LEVEL_MS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,30 +35,30 @@ def main(folder: Path) -> None:
     atlas = store.open_atlas(folder)
     fleet = tomllib.loads((ROOT / "data" / "demo" / "fleet.toml").read_text(encoding="utf-8"))
     sites = derive.site_specs(fleet["sites"][:SITES])
-    extra = derive._extra_ms(atlas, sites)
+    extra = levels.extra_ms(atlas.arrays["latitude"], atlas.arrays["longitude"], sites)
     place, weight = _clients(atlas)
     built = derive.make(atlas, sites)
     row = built.rows4[np.searchsorted(built.starts4, _keys(), "right") - 1]
     print(f"{len(sites)} sites, {len(extra) - 1} places; loses with 0 to {DEAD - 1} dead")
-    own = _levels(extra, LEVEL_MS)
-    few = _levels(extra, NEAR_AND_TWO)
+    own = _bounded(extra, LEVEL_MS)
+    few = _bounded(extra, NEAR_AND_TWO)
     order = np.argsort(np.argsort(extra, axis=1, kind="stable"), axis=1)
-    for name, levels in (
+    for name, told_apart in (
             ("each place", None), (f"{len(LEVEL_MS)} levels, by own place", own), ("the full order", order),
             (f"{len(NEAR_AND_TWO) - 2} near levels, 60 and 120 ms, by own place", few),
             ("the best site only", (order > 0).astype(np.int64))):
         rows = np.arange(len(extra))
-        if levels is not None:
-            rows = np.unique(levels, axis=0, return_inverse=True)[1].reshape(-1)
+        if told_apart is not None:
+            rows = np.unique(told_apart, axis=0, return_inverse=True)[1].reshape(-1)
         told = f"{name:48} {_blocks(atlas, rows) / 1e6:.2f} M"
-        if levels is own or levels is few:
-            told += "  " + _lost(extra[place], levels[place], weight)
+        if told_apart is own or told_apart is few:
+            told += "  " + _lost(extra[place], told_apart[place], weight)
         print(told)
-    levels = built.rows[row][:, : len(sites)].astype(np.int64)
-    print(f"{'as built':48} {built.blocks()[0] / 1e6:.2f} M  {_lost(extra[place], levels, weight)}")
+    as_built = built.rows[row][:, : len(sites)].astype(np.int64)
+    print(f"{'as built':48} {built.blocks()[0] / 1e6:.2f} M  {_lost(extra[place], as_built, weight)}")
 
 
-def _levels(extra: F64, bounds: tuple[int, ...]) -> NDArray[np.int64]:
+def _bounded(extra: F64, bounds: tuple[int, ...]) -> NDArray[np.int64]:
     return np.searchsorted(np.array(bounds), extra, "right") - 1
 
 

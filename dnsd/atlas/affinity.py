@@ -69,7 +69,7 @@ def homes(atlas: Atlas, sites: Sequence[Where]) -> Homes:
     arrays = atlas.arrays
     number = {text: i for i, text in enumerate(atlas.texts) if text}
     of_origin = np.zeros(len(arrays["place"]), np.int64)
-    carried = np.flatnonzero(arrays["carrier"])
+    carried = np.flatnonzero(arrays["carrier"] if any(site.carriers for site in sites) else 0)
     country, carrier = arrays["country"][arrays["place"][carried]], arrays["carrier"][carried]
     home = np.zeros((len(carried), len(sites)), np.bool_)
     for column, site in enumerate(sites):

@@ -1,7 +1,8 @@
 """The atlas's compiled loops, where they are there; None where dnsd was installed without a compiler.
 
-Lives here: finding them. Does not live here: what they do (`lines.pyx`, `runs.pyx`, `walk.pyx`), the same in numpy
-(`atlas.prefixes`, `atlas.flatten`, `atlas.mmdb`), which is some five times slower and the compiled loops' reference.
+Lives here: finding them. Does not live here: what they do (`lines.pyx`, `rows.pyx`, `runs.pyx`, `walk.pyx`), the same
+in numpy (`atlas.prefixes`, `atlas.levels`, `atlas.flatten`, `atlas.mmdb`), which is some five times slower and the
+compiled loops' reference.
 """
 
 from __future__ import annotations
@@ -21,4 +22,4 @@ def _found(name: str) -> Any:
     return module if getattr(module, "FORM", 0) == FORM else None
 
 
-lines, runs, walk = _found("lines"), _found("runs"), _found("walk")
+lines, rows, runs, walk = _found("lines"), _found("rows"), _found("runs"), _found("walk")

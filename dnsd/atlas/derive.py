@@ -9,13 +9,9 @@ report say how much of the clients' weight gets another best site.
 A site is an object with `id`, `latitude`, `longitude` and, where it has them, `country`, `region`, `provider`,
 `carriers`, `asns`; other keys are not looked at, so a stored site may be given as it is. Their order is the columns'.
 
-Lives here: extra milliseconds by distance, levels, match bits, equal rows made one. Does not live here: the formula's
-constants (`steer.distance`), levels (`steer.row`), the file (`atlas.tablefile`), milliseconds where there are measured
-ones (`atlas.vectors`), what moved (`atlas.churn`).
-
-Levels below FAR_MS are a place's own. A far site's level is that of the mean over all places which agree in every near
-level, country and region bit, so far sites never split a row: they keep a full order for the day the near ones die and
-cost no scope block. (Eight cloud regions, IPv4: levels of the place's own throughout 1.95 M blocks; so 1.13 M.)
+Lives here: match bits, who gets which row, the report. Does not live here: extra milliseconds by distance and their
+levels (`atlas.levels`), the file (`atlas.tablefile`), milliseconds where there are measured ones (`atlas.vectors`),
+what moved (`atlas.churn`).
 
 Work is done for each distinct place and each distinct network kind (AS, carrier, provider as far as the sites ask),
 never for each run: what millions of runs get is one look-up in an array. Row 0 is the unknown client's and no other's,
@@ -37,21 +33,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dnsd.atlas import affinity, churn, estimates, flatten, store, tablefile, vectors
+from dnsd.atlas import affinity, churn, compiled, estimates, flatten, levels, store, tablefile, vectors
 from dnsd.atlas.prefixes import U8, U32
 from dnsd.image import layout
 from dnsd.model import Fault, Match
 from dnsd.rtt import infer
 from dnsd.rtt.table import Table as Measured
-from dnsd.steer import distance
-from dnsd.steer.row import LEVEL_MS, ROW_UNKNOWN, level_of
 
 MAX_SITES: Final = layout.NO_COLUMN - 1
-FAR_MS: Final = 60
-"""From so many extra milliseconds on a site is far: a lower bound of `steer.row.LEVEL_MS`."""
-
 NICE: Final = 10
-_LEVEL_OF: Final = np.array([level_of(ms) for ms in range(LEVEL_MS[-1] + 1)], np.uint8)
 
 
 class SiteSpec(NamedTuple):
@@ -118,8 +108,10 @@ def derive(atlas_dir: Path, sites: Sequence[SiteSpec], out: Path, rtt: Path | No
     names = tuple(site.id for site in sites)
     if measured is not None and found is not None:
         estimates.write(out.with_suffix(estimates.SUFFIX), names, found, measured)
-    size = tablefile.write(out, table, atlas=atlas.digest, made_ms=int(time.time() * 1000))
-    blocks4, blocks6 = table.blocks()
+    with ThreadPoolExecutor(1) as beside:
+        counted = beside.submit(table.blocks)
+        size = tablefile.write(out, table, atlas=atlas.digest, made_ms=int(time.time() * 1000))
+        blocks4, blocks6 = counted.result()
     return MapReport(
         str(out), f"{atlas.digest:016x}", names, len(table.rows), len(table.starts4), len(table.starts6), blocks4,
         blocks6, size, round(time.monotonic() - began, 3), told(found),
@@ -162,11 +154,10 @@ def _measured(atlas: store.Atlas, sites: Sequence[SiteSpec], found: vectors.Vect
     extra = affinity.kept(extra[parts.vector], homes.kinds[parts.kind], found.source[parts.vector] == infer.MEASURED)
     units = np.diff(four.starts.astype(np.int64), append=1 << layout.KEY4_BITS)
     weights = np.bincount(parts.of[: len(units)], units, len(parts.vector)).astype(np.float64) + 1.0
-    kinds, kind_of = _distinct(np.hstack((_levels(extra, bits, weights), bits)))
-    net_kinds, kind_of_net = _networks(atlas, sites)
-    pairs = kind_of[parts.of] * len(net_kinds) + kind_of_net[origins] + 1
-    pairs[_unknown(atlas)[origins] & (vector < found.first_block)] = ROW_UNKNOWN
-    rows, row_of = _paired(pairs, kinds, net_kinds)
+    kinds = levels.kinds(extra, bits, weights)
+    networks = _networks(atlas, sites)
+    unknown = _unknown(atlas)[origins] & (vector < found.first_block)
+    rows, row_of = levels.paired(kinds, parts.of, networks._replace(of=networks.of[origins]), unknown)
     of_origin = row_of[len(own):]
     merged4 = flatten.merge(four.starts, row_of[: len(four.starts)])
     merged6 = flatten.merge(six.starts, row_of[len(four.starts) : len(own)])
@@ -188,66 +179,18 @@ def told(found: vectors.Vectors | None) -> dict[str, Any]:
 
 def _rows(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, U32]:
     """Distinct rows (levels, then match bits) and the row of each origin."""
-    homes = affinity.homes(atlas, sites)
-    parts = affinity.part(len(atlas.arrays["latitude"]), atlas.arrays["place"], homes.of_origin)
-    bits, home = _place_bits(atlas, sites)[parts.vector], homes.kinds[parts.kind]
-    extra = affinity.kept(_extra_ms(atlas, sites)[parts.vector], home, np.zeros_like(home))
-    place_kinds, kind_of = _distinct(np.hstack((_levels(extra, bits, _weights(atlas, parts)), bits)))
-    net_kinds, kind_of_net = _networks(atlas, sites)
-    pairs = kind_of[parts.of] * len(net_kinds) + kind_of_net + 1
-    pairs[_unknown(atlas)] = ROW_UNKNOWN
-    return _paired(pairs, place_kinds, net_kinds)
-
-
-def _paired(pairs: NDArray[np.int64], place_kinds: U8, net_kinds: U8) -> tuple[U8, U32]:
-    """Distinct rows of pairs (place kind x network kinds + network kind + 1; 0: unknown), and the row of each."""
-    there = np.zeros(len(place_kinds) * len(net_kinds) + 1, np.bool_)
-    there[pairs] = there[ROW_UNKNOWN] = True
-    of = pairs
-    pairs = np.flatnonzero(there)
-    row_of = np.searchsorted(pairs, of) if len(there) > 1 << 24 else (np.cumsum(there, dtype=np.uint32) - 1)[of]
-    place, net = place_kinds[(pairs - 1) // len(net_kinds)], net_kinds[(pairs - 1) % len(net_kinds)]
-    count = net_kinds.shape[1]
-    rows = np.hstack((place[:, :count], place[:, count:] | net))
-    rows[ROW_UNKNOWN] = 0
-    return rows, row_of.astype(np.uint32)
-
-
-def _extra_ms(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> NDArray[np.float64]:
-    """(places, sites) milliseconds over the place's best site; 0 where the position is unknown."""
-    if not sites:
-        return np.zeros((len(atlas.arrays["latitude"]), 0))
-    here = _vectors(atlas.arrays["latitude"], atlas.arrays["longitude"])
-    there = _vectors(np.array([site.latitude for site in sites]), np.array([site.longitude for site in sites]))
-    ms = np.clip((1.0 - here @ there.T) / 2, 0.0, 1.0)  # the haversine of the angle between two unit vectors
-    np.arcsin(np.sqrt(ms, out=ms), out=ms)
-    ms *= 2 * distance.EARTH_KM * distance.MS_PER_KM
-    ms += distance.BASE_MS + np.array([site.shift_ms for site in sites])
-    ms -= ms.min(axis=1, keepdims=True)
-    return np.nan_to_num(ms, copy=False)
-
-
-def _vectors(latitude: NDArray[np.float64], longitude: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(places, 3) unit vectors of places in degrees."""
-    north, east = np.radians(latitude), np.radians(longitude)
-    flat = np.cos(north)
-    return np.stack((flat * np.cos(east), flat * np.sin(east), np.sin(north)), axis=1)
-
-
-def _levels(extra: NDArray[np.float64], bits: U8, weights: NDArray[np.float64]) -> U8:
-    """(places, sites) levels: below FAR_MS of the place's own milliseconds, from there on of the mean of its like."""
-    near = np.minimum(_level(extra), np.uint8(level_of(FAR_MS)))
-    alike, like = _distinct(np.hstack((near, bits)))
-    total = np.bincount(like, weights, len(alike))
-    mean = np.zeros_like(extra)
-    for column in range(extra.shape[1]):
-        mean[:, column] = (np.bincount(like, weights * extra[:, column], len(alike)) / total)[like]
-    return np.where(near < level_of(FAR_MS), near, _level(np.maximum(mean, FAR_MS)))
-
-
-def _level(ms: NDArray[np.float64]) -> U8:
-    """`row.level_of` of many: levels begin at whole milliseconds."""
-    return _LEVEL_OF[np.minimum(ms, LEVEL_MS[-1]).astype(np.intp)]
+    arrays = atlas.arrays
+    with ThreadPoolExecutor(1) as beside:
+        asked = beside.submit(_networks, atlas, sites)
+        homes = affinity.homes(atlas, sites)
+        parts = affinity.part(len(arrays["latitude"]), arrays["place"], homes.of_origin)
+        bits, extra = _place_bits(atlas, sites), levels.extra_ms(arrays["latitude"], arrays["longitude"], sites)
+        if len(parts.vector) > len(extra):
+            bits, extra, home = bits[parts.vector], extra[parts.vector], homes.kinds[parts.kind]
+            extra = affinity.kept(extra, home, np.zeros_like(home))
+        kinds = levels.kinds(extra, bits, _weights(atlas, parts))
+        networks = asked.result()
+    return levels.paired(kinds, parts.of, networks, _unknown(atlas))
 
 
 def _weights(atlas: store.Atlas, parts: affinity.Parts) -> NDArray[np.float64]:
@@ -261,13 +204,17 @@ def _weights(atlas: store.Atlas, parts: affinity.Parts) -> NDArray[np.float64]:
 
 def _place_bits(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> U8:
     """(places, sites) COUNTRY and REGION bits."""
-    bits = np.zeros((len(atlas.arrays["country"]), len(sites)), np.uint8)
+    texts = [np.ascontiguousarray(atlas.arrays[name]) for name in ("country", "region")]
+    words = texts[0].view(np.uint16).astype(np.uint64) << np.uint64(16) | texts[1].view(np.uint16)
+    which, found = flatten.number(words)
+    country, region = ((found >> np.uint64(shift)).astype(np.uint16).view("S2") for shift in (16, 0))
+    bits = np.zeros((len(found), len(sites)), np.uint8)
     for column, site in enumerate(sites):
         if site.country:
-            bits[atlas.arrays["country"] == site.country.upper().encode(), column] |= np.uint8(Match.COUNTRY)
+            bits[country == site.country.upper().encode(), column] |= np.uint8(Match.COUNTRY)
         if site.region:
-            bits[atlas.arrays["region"] == site.region.lower().encode(), column] |= np.uint8(Match.REGION)
-    return bits
+            bits[region == site.region.lower().encode(), column] |= np.uint8(Match.REGION)
+    return bits[which]
 
 
 def _unknown(atlas: store.Atlas) -> NDArray[np.bool_]:
@@ -278,41 +225,31 @@ def _unknown(atlas: store.Atlas) -> NDArray[np.bool_]:
     return unknown
 
 
-def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, NDArray[np.int64]]:
+def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> levels.Kinds:
     """Distinct (sites) vectors of PROVIDER, CARRIER and ASN bits, and which of them each origin has."""
     arrays, number = atlas.arrays, {text: i for i, text in enumerate(atlas.texts) if text}
-    asns = np.unique(np.array([0] + [asn for site in sites for asn in site.asns], np.uint32))
-    at = np.minimum(np.searchsorted(asns, arrays["asn"]), len(asns) - 1)
-    at[asns[at] != arrays["asn"]] = 0
-    texts = len(atlas.texts)
-    words = (at.astype(np.uint64) * np.uint64(texts) + arrays["carrier"]) * np.uint64(texts) + arrays["provider"]
-    words, key_of = flatten.ranked(words)
-    keys = words.astype(np.int64)
-    asn, carrier, provider = asns[keys // texts // texts], keys // texts % texts, keys % texts
-    bits = np.zeros((len(keys), len(sites)), np.uint8)
+    asns = np.array(sorted({0, *(asn for site in sites for asn in site.asns)}), np.uint32)
+    carriers = sorted({0, *(number.get(name, 0) for site in sites for name in site.carriers)})
+    providers = sorted({0, *(number.get(site.provider or "", 0) for site in sites)})
+    asn, carrier, provider = (part.reshape(-1) for part in np.meshgrid(asns, carriers, providers, indexing="ij"))
+    bits = np.zeros((len(asn), len(sites)), np.uint8)
     for column, site in enumerate(sites):
-        carriers = [number[name] for name in site.carriers if name in number]
         bits[np.isin(asn, [asn for asn in site.asns if asn]), column] |= np.uint8(Match.ASN)
-        bits[np.isin(carrier, carriers), column] |= np.uint8(Match.CARRIER)
+        named = [number[name] for name in site.carriers if name in number]
+        bits[np.isin(carrier, named), column] |= np.uint8(Match.CARRIER)
         if site.provider in number:
             bits[provider == number[site.provider], column] |= np.uint8(Match.PROVIDER)
-    kinds, kind_of = _distinct(bits)
-    return kinds, kind_of[key_of]
-
-
-def _distinct(vectors: U8) -> tuple[U8, NDArray[np.int64]]:
-    """Distinct rows of a matrix, sorted, and the number of each row's."""
-    if not vectors.shape[1]:
-        return vectors[:1], np.zeros(len(vectors), np.int64)
-    room = -vectors.shape[1] % 8  # as big-endian words rows sort as octets do
-    words = np.pad(vectors, ((0, 0), (0, room))).view(">u8").astype(np.uint64)
-    which = flatten.ranked(np.ascontiguousarray(words[:, 0]))[1]
-    for column in range(1, words.shape[1]):
-        rank = flatten.ranked(np.ascontiguousarray(words[:, column]))[1]
-        which = flatten.ranked(which.astype(np.uint64) << np.uint64(32) | rank)[1]
-    some = np.zeros(int(which.max(initial=0)) + 1, np.int64)
-    some[which] = np.arange(len(which))
-    return vectors[some], which.astype(np.int64)
+    kinds = levels.distinct(bits)
+    steps = np.zeros((2, len(atlas.texts)), np.uint32)
+    steps[0, carriers], steps[1, providers] = np.arange(len(carriers)) * len(providers), np.arange(len(providers))
+    if compiled.rows:
+        return kinds._replace(of=compiled.rows.networks(
+            arrays["asn"], arrays["carrier"], arrays["provider"], asns, *steps, kinds.of,
+            len(carriers) * len(providers)))
+    at = np.minimum(np.searchsorted(asns, arrays["asn"]), len(asns) - 1)
+    at[asns[at] != arrays["asn"]] = 0
+    at = at * (len(carriers) * len(providers)) + steps[0, arrays["carrier"]] + steps[1, arrays["provider"]]
+    return kinds._replace(of=kinds.of[at])
 
 
 def site_specs(items: Sequence[Mapping[str, Any]]) -> list[SiteSpec]:

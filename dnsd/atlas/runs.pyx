@@ -300,7 +300,7 @@ def join(list layers, list shifts, mask):
 def merge(const key_t[::1] starts, const uint32_t[::1] which, const uint32_t[::1] numbers):
     """(starts, values) with value `numbers[which]` each, without equal neighbours."""
     cdef Py_ssize_t i, count = 0
-    cdef uint32_t value
+    cdef uint32_t value, last
     begin = np.empty(len(starts), np.uint64 if key_t is uint64_t else np.uint32)
     found = np.empty(len(starts), np.uint32)
     cdef key_t[::1] out = begin
@@ -308,9 +308,9 @@ def merge(const key_t[::1] starts, const uint32_t[::1] which, const uint32_t[::1
     with nogil:
         for i in range(starts.shape[0]):
             value = numbers[which[i]]
-            if not count or values[count - 1] != value:
-                out[count], values[count] = starts[i], value
-                count += 1
+            out[count], values[count] = starts[i], value  # over what is not kept: whether it is cannot be foretold
+            count += i == 0 or value != last
+            last = value
     return begin[:count], found[:count]
 
 

@@ -61,15 +61,19 @@ def write(path: Path, table: Table, *, atlas: int, made_ms: int) -> int:
     counts = _counts(table)
     sections = layout.map_sections(*counts)
     size = sections.pop("end")[0]
-    body = bytearray(size - layout.MAP_HEADER.size)
-    for name, (offset, _, code) in sections.items():
-        octets = np.ascontiguousarray(arrays[name], {"B": "u1", "I": "<u4", "Q": "<u8"}[code]).tobytes()
-        body[offset - layout.MAP_HEADER.size : offset - layout.MAP_HEADER.size + len(octets)] = octets
+    body, crc, at = [], 0, layout.MAP_HEADER.size
+    for name, (offset, _, code) in sorted(sections.items(), key=lambda item: item[1]):
+        array = np.ascontiguousarray(arrays[name], {"B": "u1", "I": "<u4", "Q": "<u8"}[code])
+        for part in (bytes(offset - at), array.view(np.uint8).data):
+            crc = zlib.crc32(part, crc)
+            body.append(part)
+        at = offset + array.nbytes
+    body.append(bytes(size - at))
     names = ("sites", "rows", "runs4", "runs6", "fine4", "fine6")
     head = layout.MAP_HEADER.pack(
-        magic=layout.MAP_MAGIC, layout=layout.LAYOUT, crc=zlib.crc32(body), atlas=atlas, made_ms=made_ms, size=size,
-        **dict(zip(names, counts, strict=True)))
-    disk.replace(path, head, body, mode=store.MODE)
+        magic=layout.MAP_MAGIC, layout=layout.LAYOUT, crc=zlib.crc32(body[-1], crc), atlas=atlas, made_ms=made_ms,
+        size=size, **dict(zip(names, counts, strict=True)))
+    disk.replace(path, head, *body, mode=store.MODE)
     return size
 
 

@@ -21,7 +21,7 @@ from tests.atlas.samples import DATA, ROOT
 def loops(request: pytest.FixtureRequest) -> Iterator[str]:
     """With the compiled loops, and with the numpy beside them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("lines", "runs", "walk"):
+        for name in ("lines", "rows", "runs", "walk"):
             if request.param == "numpy":
                 patch.setattr(compiled, name, None)
             elif getattr(compiled, name) is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dnsd.atlas import affinity, derive, store, tablefile
+from dnsd.atlas import affinity, derive, levels, store, tablefile
 from dnsd.atlas.derive import SiteSpec
 from dnsd.control.maps import open_table
 from dnsd.image.table import MapTable
@@ -76,7 +76,7 @@ def test_clients_of_a_carrier_have_its_site_in_the_band(bundled: Bundled, table:
         if not bits[mine] & Match.CARRIER:
             continue  # a longer prefix of another list is inside
         assert ms[levels[mine]] <= BAND, (address, origin)
-        extra = derive._extra_ms(bundled.atlas, SITES)[_place(bundled.atlas, address)]
+        extra = extra_ms(bundled.atlas)[_place(bundled.atlas, address)]
         cut += bool(extra[mine] > BAND)
         for other, column in columns.items():
             if other not in ("telecom", "unicom", "mobile"):
@@ -84,6 +84,10 @@ def test_clients_of_a_carrier_have_its_site_in_the_band(bundled: Bundled, table:
     assert seen > 200
     assert home > 0.95 * seen
     assert cut > 0.1 * seen, "some of them would have lost it"
+
+
+def extra_ms(atlas: store.Atlas) -> levels.F64:
+    return levels.extra_ms(atlas.arrays["latitude"], atlas.arrays["longitude"], SITES)
 
 
 def _place(atlas: store.Atlas, address: ipaddress.IPv4Address) -> int:
@@ -134,5 +138,5 @@ def test_without_carriers_nothing_changes(bundled: Bundled, tmp_path: Path) -> N
     found = affinity.homes(bundled.atlas, [site._replace(carriers=()) for site in SITES])
     assert len(found.kinds) == 1
     assert not found.of_origin.any()
-    extra = derive._extra_ms(bundled.atlas, SITES)
+    extra = extra_ms(bundled.atlas)
     assert affinity.kept(extra, np.zeros(extra.shape, bool), np.zeros(extra.shape, bool)) is extra

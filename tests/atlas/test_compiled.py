@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnsd.atlas import build, compiled, flatten, mmdb, prefixes
+from dnsd.atlas import build, compiled, flatten, levels, mmdb, prefixes
 from dnsd.atlas.flatten import Runs
 from dnsd.atlas.prefixes import V4, V6, SourceError
 from dnsd.model import Fault
 from tests.atlas.samples import BERLIN, DATA, PARIS, directory, record, write_mmdb
 from tests.atlas.test_flatten import nested
+from tests.atlas.test_levels import Site, clients, extra, places
 
-LOOPS = ("lines", "runs", "walk")
+LOOPS = ("lines", "rows", "runs", "walk")
 MAXMIND = sorted((DATA / "mmdb-test").glob("*.mmdb"))
 needs_loops = pytest.mark.skipif(compiled.walk is None, reason="the atlas's loops are not compiled")
 
@@ -192,3 +193,48 @@ def test_prefixes_with_host_bits_do_not_nest_without_end() -> None:
     with pytest.raises(ValueError, match="host bits"):
         compiled.runs.flatten(keys, np.full(200, 8, np.uint8), np.ones(200, np.uint32), V4.bits, False)
     assert V6.bits == 64
+
+
+@needs_loops
+@given(clients())
+def test_compiled_and_numpy_give_the_same_octets(case: tuple[levels.F64, Any, levels.F64]) -> None:
+    one, other = both(lambda: levels.kinds(*case))
+    assert plain(one) == plain(other)
+
+
+@needs_loops
+@given(st.lists(places, min_size=1, max_size=5), st.lists(st.builds(
+    lambda place, shift: Site(*place, shift), places, st.sampled_from([0.0, 1 / 3])), min_size=1, max_size=9))
+def test_compiled_and_numpy_find_the_same_milliseconds(here: list[tuple[float, float]], sites: list[Site]) -> None:
+    one, other = both(lambda: extra([*here, (float("nan"), 0.0)], sites))
+    assert one.tobytes() == other.tobytes()
+
+
+@needs_loops
+@pytest.mark.parametrize("call", [
+    lambda rows: rows.extra(np.zeros((2, 3)), np.zeros((1, 3)), np.zeros(1), 1.0, np.zeros(8), np.zeros((3, 1))),
+    lambda rows: rows.extra(np.zeros((2, 3)), np.zeros((1, 3)), np.zeros(1), 1.0, np.zeros(7), np.zeros((2, 1))),
+    lambda rows: rows.near(np.zeros((2, 3)), np.zeros(9, np.uint8), 3, np.zeros((2, 5), np.uint8)),
+    lambda rows: rows.add(np.zeros((2, 3)), np.zeros(2), np.array([0, 1], np.uint32), np.zeros((1, 3))),
+    lambda rows: rows.add(np.zeros((2, 3)), np.zeros(1), np.array([0, 0], np.uint32), np.zeros((1, 3))),
+    lambda rows: paired(rows, part=1),
+    lambda rows: paired(rows, kind=1),
+    lambda rows: paired(rows, users=2),
+    lambda rows: networks(rows, carrier=3),
+    lambda rows: networks(rows, provider=1),
+    lambda rows: networks(rows, asn=64500),
+])
+def test_what_is_outside_is_not_touched(call: Callable[[Any], Any]) -> None:
+    with pytest.raises((ValueError, IndexError)):
+        call(compiled.rows)
+
+
+def networks(rows: Any, asn: int = 0, carrier: int = 0, provider: int = 0) -> Any:
+    return rows.networks(
+        np.array([asn], np.uint32), np.array([carrier], np.uint16), np.array([provider], np.uint16),
+        np.array([0, 64500], np.uint32), np.zeros(1, np.uint32), np.zeros(1, np.uint32), np.zeros(1, np.uint32), 1)
+
+
+def paired(rows: Any, kind: int = 0, part: int = 0, users: int = 1) -> Any:
+    return rows.paired(np.array([kind], np.uint32), np.array([part] * users), np.zeros(1, np.uint32),
+                       np.zeros(1, np.uint8), 1, 2)

@@ -17,7 +17,7 @@ import numpy as np
 import pyasn
 import pytest
 
-from dnsd.atlas import build, derive, store, tablefile
+from dnsd.atlas import build, derive, levels, store, tablefile
 from dnsd.atlas.derive import SiteError, SiteSpec
 from dnsd.image.table import MapTable
 from dnsd.model import Match
@@ -75,7 +75,7 @@ def test_levels_and_match_bits(
     expected = own_levels(place, [EUROPE, ASIA, AMERICA])
     if place in (TOKYO, LIMA):  # none is like it in near levels and bits, so its far levels are its own
         assert row(table, address)[0] == expected
-    far = level_of(derive.FAR_MS)
+    far = level_of(levels.FAR_MS)
     assert [min(level, far) for level in row(table, address)[0]] == [min(level, far) for level in expected]
 
 
@@ -213,7 +213,7 @@ def clients() -> list[str]:
 
 def test_bundled_rows_are_what_the_files_say(cloud: tuple[MapTable, derive.MapReport, Path]) -> None:
     """Each real client, scored from the raw files alone: every near level, who is far, and place and AS bits."""
-    table, sites, far = cloud[0], CLOUD + CHINA, level_of(derive.FAR_MS)
+    table, sites, far = cloud[0], CLOUD + CHINA, level_of(levels.FAR_MS)
     asns = pyasn.pyasn(str(DATA / "asn" / "ipasn.dat.gz"))
     with (DATA / "providers" / "asn_providers.csv").open(newline="") as file:
         provider = {int(line["asn"]): line["provider"] for line in csv.DictReader(file) if line["kind"] != "carrier"}
@@ -222,18 +222,18 @@ def test_bundled_rows_are_what_the_files_say(cloud: tuple[MapTable, derive.MapRe
         for prefix in clients():
             address = ip_network(prefix).network_address
             said, asn = places.city(address), asns.lookup(str(address))[0]
-            levels, match = row(table, str(address))
+            found, match = row(table, str(address))
             country, region = said.country.iso_code, said.continent.code.lower()
             expected = own_levels((said.location.latitude, said.location.longitude, country, region), sites)
-            near = tuple(min(level, far) for level in levels)
+            near = tuple(min(level, far) for level in found)
             assert near == tuple(min(level, far) for level in expected), prefix
             bits = [N * (site.country == country) | R * (site.region == region) for site in sites]
-            assert [found & (N | R) for found in match] == bits, prefix
-            assert [found & (P | A) for found in match] == [
+            assert [both & (N | R) for both in match] == bits, prefix
+            assert [both & (P | A) for both in match] == [
                 P * (site.provider is not None and site.provider == provider.get(asn)) | A * (asn in site.asns)
                 for site in sites], prefix
-            alike[(near, *bits)].add(tuple(levels))
-    assert {len(found) for found in alike.values()} == {1}  # far sites never split what is alike near
+            alike[(near, *bits)].add(tuple(found))
+    assert {len(some) for some in alike.values()} == {1}  # far sites never split what is alike near
     assert len(alike) > 100
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dnsd.atlas import build, derive, estimates, store, tablefile, vectors
 from dnsd.atlas.derive import SiteSpec
+from dnsd.atlas.levels import FAR_MS
 from dnsd.image.table import MapTable
 from dnsd.rtt import blocks, infer
 from dnsd.rtt.table import Table
@@ -93,7 +94,7 @@ def test_rows_and_scopes_of_any_measured_blocks(
     table = mapped(atlas, measured((many() if law else {}) | known), tmp_path)
     for key, some in cells.items():
         mine = table.row(table.find4(key)[0])[0]
-        near, far = [level_of(ms / 10 - min(some) / 10) for ms in some], level_of(derive.FAR_MS)
+        near, far = [level_of(ms / 10 - min(some) / 10) for ms in some], level_of(FAR_MS)
         assert [min(level, far) for level in mine] == [min(level, far) for level in near]
     for key in {key + step for key in cells for step in (-1, 0, 1)}:
         row, scope = table.find4(key % (1 << 24))
