@@ -66,7 +66,7 @@ MUTANTS: Final = [
     ("spill", "dnsd/steer/spread.py", "max(0.25, 0.98 * room / taken[number])", "1"),
     ("spill", "dnsd/steer/spread.py", "else max(high, total / bounded if bounded else high)", "else high"),
     ("spilled", "dnsd/control/spill.py", "block >> cut << cut", "block"),
-    ("spilled", "dnsd/control/spill.py", "weight * now.demand / whole", "weight"),
+    ("spilled", "dnsd/control/spill.py", "weight * unit, seed", "weight, seed"),
     ("spilled", "dnsd/control/spill.py", "capacity * able / weight", "capacity"),
     ("spilled", "dnsd/control/resolve.py", "young and not grave.revoked and", "young and"),
     ("spilled", "dnsd/control/resolve.py", "young and not grave.revoked", "not grave.revoked"),

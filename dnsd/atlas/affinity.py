@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dnsd.atlas.prefixes import U32
 from dnsd.atlas.store import Atlas
 from dnsd.model import Policy
 
@@ -61,7 +62,7 @@ class Parts(NamedTuple):
 
     vector: I64
     kind: I64
-    of: I64
+    of: U32
 
 
 def homes(atlas: Atlas, sites: Sequence[Where]) -> Homes:
@@ -86,9 +87,11 @@ def homes(atlas: Atlas, sites: Sequence[Where]) -> Homes:
 
 def part(vectors: int, vector: NDArray[np.integer[Any]], kind: I64) -> Parts:
     """Parts of so many vectors for users that each have a vector and a kind."""
-    home, of = np.flatnonzero(kind), vector.astype(np.int64)
-    keys, which = np.unique(of[home] << 32 | kind[home], return_inverse=True)
-    of[home] = vectors + which.reshape(-1)
+    home, of = np.flatnonzero(kind), vector.astype(np.uint32, copy=False)
+    keys, which = np.unique(of[home].astype(np.int64) << 32 | kind[home], return_inverse=True)
+    if len(home):
+        of = of.copy()  # what came may be the atlas's own
+        of[home] = vectors + which.reshape(-1)
     return Parts(np.concatenate((np.arange(vectors), keys >> 32)),
                  np.concatenate((np.zeros(vectors, np.int64), keys & 0xFFFFFFFF)), of)
 

@@ -181,23 +181,21 @@ def _rows(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> tuple[U8, U32]:
     """Distinct rows (levels, then match bits) and the row of each origin."""
     arrays = atlas.arrays
     with ThreadPoolExecutor(1) as beside:
-        asked = beside.submit(_networks, atlas, sites)
         homes = affinity.homes(atlas, sites)
         parts = affinity.part(len(arrays["latitude"]), arrays["place"], homes.of_origin)
+        weights, networks = beside.submit(_weights, atlas, parts), beside.submit(_networks, atlas, sites)
         bits, extra = _place_bits(atlas, sites), levels.extra_ms(arrays["latitude"], arrays["longitude"], sites)
         if len(parts.vector) > len(extra):
             bits, extra, home = bits[parts.vector], extra[parts.vector], homes.kinds[parts.kind]
             extra = affinity.kept(extra, home, np.zeros_like(home))
-        kinds = levels.kinds(extra, bits, _weights(atlas, parts))
-        networks = asked.result()
-    return levels.paired(kinds, parts.of, networks, _unknown(atlas))
+        kinds = levels.kinds(extra, bits, weights.result())
+        return levels.paired(kinds, parts.of, networks.result(), _unknown(atlas))
 
 
 def _weights(atlas: store.Atlas, parts: affinity.Parts) -> NDArray[np.float64]:
     """How many IPv4 units each place, or part of it, has, and one, lest a place of IPv6 alone have no say."""
     weights = np.ones(len(parts.vector))
-    units = flatten.weighed(atlas.arrays["starts4"], atlas.arrays["origins4"], parts.of.astype(np.uint32),
-                            1 << layout.KEY4_BITS)
+    units = flatten.weighed(atlas.arrays["starts4"], atlas.arrays["origins4"], parts.of, 1 << layout.KEY4_BITS)
     weights[: len(units)] += units
     return weights
 

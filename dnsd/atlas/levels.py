@@ -114,7 +114,7 @@ def distinct(cells: U8) -> Kinds:
     return Kinds(some[order], rank[which.reshape(-1)])
 
 
-def paired(place: Kinds, part: NDArray[np.int64], net: Kinds, unknown: NDArray[np.bool_]) -> tuple[U8, U32]:
+def paired(place: Kinds, part: U32, net: Kinds, unknown: NDArray[np.bool_]) -> tuple[U8, U32]:
     """Distinct rows of places' and networks' kinds, and the row of each user.
 
     `part` are positions in `place.of`; `net.of` and `unknown` are of users. Row ROW_UNKNOWN is theirs of whom nothing

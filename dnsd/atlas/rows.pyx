@@ -104,7 +104,7 @@ def add(const double[:, :] extra, const double[::1] weights, const uint32_t[::1]
                 sums[kind, j] += weights[i] * extra[i, j]
 
 
-def paired(const uint32_t[::1] kind, const int64_t[::1] part, const uint32_t[::1] net, const uint8_t[::1] unknown,
+def paired(const uint32_t[::1] kind, const uint32_t[::1] part, const uint32_t[::1] net, const uint8_t[::1] unknown,
            uint64_t nets, Py_ssize_t end):
     """(pairs, row): the numbers `kind[part] * nets + net + 1` that there are, sorted, 0 among them, for those of whom
     nothing is known, and which of them each is."""
@@ -120,7 +120,7 @@ def paired(const uint32_t[::1] kind, const int64_t[::1] part, const uint32_t[::1
     with nogil:
         rank[0] = 1
         for i in range(count):
-            if <uint64_t>part[i] >= <uint64_t>kind.shape[0]:
+            if part[i] >= kind.shape[0]:
                 outside = True
                 break
             word = 0 if unknown[i] else kind[part[i]] * nets + net[i] + 1

@@ -334,12 +334,10 @@ def solve(ranked: Ranked, now: Wanted) -> Solved:
     """The shares, for clients whose weights add up to the demand."""
     rooms = [room for _, room in now.rooms]
     numbers = {room.site: number for number, room in enumerate(rooms)}
-    whole = sum(weight for weight, _, _ in ranked.clients) or 1.0
-    clients = []
-    for weight, seed, order in ranked.clients:
-        sites = tuple(numbers[site] for site in order if site in numbers)
-        if sites:
-            clients.append(Client(weight * now.demand / whole, seed, sites))
+    unit = now.demand / (sum(weight for weight, _, _ in ranked.clients) or 1.0)
+    orders = {order: tuple(numbers[site] for site in order if site in numbers)
+              for order in {order for _, _, order in ranked.clients}}
+    clients = [Client(weight * unit, seed, sites) for weight, seed, order in ranked.clients if (sites := orders[order])]
     return spread.solve(clients, rooms, now.low, now.high)
 
 

@@ -115,7 +115,8 @@ def _keep(clients: Sequence[Client], rooms: Sequence[Room], natives: Sequence[fl
 def _refugee(client: Client, rooms: Sequence[Room], keep: Sequence[int]) -> _Refugee | None:
     """A client that is not kept, and whom it asks; None where it stays, or nobody else is there."""
     native = client.order[0]
-    if rooms[native].alive and spill.chance(spill.hashed(client.seed, rooms[native].site)) < keep[native]:
+    if rooms[native].alive and (  # all of a site that keeps all need no hash, and most are such
+            keep[native] == WHOLE or spill.chance(spill.hashed(client.seed, rooms[native].site)) < keep[native]):
         return None
     way = [number for number in client.order if rooms[number].alive]
     if not way:

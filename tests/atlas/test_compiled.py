@@ -236,5 +236,5 @@ def networks(rows: Any, asn: int = 0, carrier: int = 0, provider: int = 0) -> An
 
 
 def paired(rows: Any, kind: int = 0, part: int = 0, users: int = 1) -> Any:
-    return rows.paired(np.array([kind], np.uint32), np.array([part] * users), np.zeros(1, np.uint32),
+    return rows.paired(np.array([kind], np.uint32), np.array([part] * users, np.uint32), np.zeros(1, np.uint32),
                        np.zeros(1, np.uint8), 1, 2)

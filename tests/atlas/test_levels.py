@@ -111,7 +111,7 @@ def test_pairs(sites: int, kinds: int, nets: int, data: st.DataObject, sparse: b
     place = levels.Kinds(rows(kinds, 0), np.array(data.draw(st.lists(
         st.integers(0, kinds - 1), min_size=6, max_size=6)), np.uint32))
     users = data.draw(st.integers(0, 8))
-    part = np.array(data.draw(st.lists(st.integers(0, 5), min_size=users, max_size=users)), np.int64)
+    part = np.array(data.draw(st.lists(st.integers(0, 5), min_size=users, max_size=users)), np.uint32)
     net = levels.Kinds(rows(nets, 64)[:, sites:], np.array(data.draw(st.lists(
         st.integers(0, nets - 1), min_size=users, max_size=users)), np.uint32))
     unknown = np.array(data.draw(st.lists(st.booleans(), min_size=users, max_size=users)), np.bool_)
