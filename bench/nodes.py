@@ -62,8 +62,7 @@ def node_of(folder: Path, name: str = "dnsd", *, answers: bool = True, workers: 
     config = servers.write_config(
         folder, ATLAS, workers=workers, zones={workloads.ZONE: zone or workloads.zone_text()}, more=more)
     node = Node(config, env={"DNSD_ENGINE": ENGINES[name]})
-    if not (ATLAS / "atlas").exists():
-        node.cli("data", "build")
+    node.cli("data", "build", "--if-stale")
     try:
         node.start()
         yield node

@@ -62,8 +62,7 @@ def main() -> int:
         (home / "clients.csv").write_text("".join(f"{prefix},{UNIT}\n" for prefix in clients))
         node = Node(write_config(home / "n", nodes.ATLAS, workers=1, more=f'clients = "{home}/clients.csv"'),
                     env={"DNSD_ENGINE": "require"})
-        if not (nodes.ATLAS / "atlas").exists():
-            node.cli("data", "build")
+        node.cli("data", "build", "--if-stale")
         try:
             node.start()
             dying = SITES[:3] if options.quick else SITES

@@ -156,7 +156,7 @@ def _means(extra: F64, weights: F64, alike: Kinds) -> F64:
 
 
 def _in_two(work: Callable[[slice], None], count: int) -> None:
-    """Do the two halves of so many at once, where that is worth a thread."""
+    """Do the two halves of so many at once."""
     half = count // 2
     with ThreadPoolExecutor(1) as beside:
         other = beside.submit(work, slice(0, half))
