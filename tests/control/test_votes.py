@@ -450,6 +450,28 @@ async def test_three_of_many_watch_a_target_and_others_do_not_count() -> None:
     await nodes.stop()
 
 
+async def test_one_of_each_region_watches_before_two_of_any() -> None:
+    """Nodes agree on it, also on one whose region was another before it was started anew."""
+    nodes = Nodes("e1", "e2", "n1", "n2")
+    nodes.nodes = {name: nodes.make(name, {"e": "eu", "n": "na"}[name[0]]) for name in nodes.nodes} | {
+        "late": nodes.make("late", "na")}
+    await nodes.start()
+    names = [f"{number:016x}.000000" for number in range(50)]
+    for name in names:
+        watching = set(nodes["e1"].expected(name))
+        assert watching & {"e1", "e2"}
+        assert watching & {"n1", "n2", "late"}
+    await nodes.stop("late")
+    nodes.nodes["late"] = nodes.make("late", "oc")
+    await nodes.start("late")
+    for name in names:
+        watching = set(nodes["e1"].expected(name))
+        assert "late" in watching
+        assert {one[0] for one in watching} == {"e", "n", "l"}
+        assert all(set(nodes[node].expected(name)) == watching for node in ("e2", "n1", "n2", "late"))
+    await nodes.stop()
+
+
 async def test_who_watches_changes_little_when_one_comes_or_goes() -> None:
     nodes = Nodes(*"abcde")
     await nodes.start()
