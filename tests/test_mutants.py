@@ -234,7 +234,7 @@ MUTANTS: Final = [
     ("removed", "dnsd/control/removed.py", "if id_ in known else was.get(id_, now_ms))", "+ 0 * now_ms)"),
     ("removed", "dnsd/control/removed.py", "was.get(id_, now_ms))", "now_ms)"),
     ("removed", "dnsd/control/removed.py", "if id_ not in there and now_ms - at_ms < WINDOW_MS)", "if False)"),
-    ("removed", "dnsd/control/removed.py", "known[0] is verdict or known[0] == verdict", "known[0] is verdict"),
+    ("removed", "dnsd/control/removed.py", "            if one == verdict:", "            if False:"),
     ("removed", "dnsd/control/removed.py", "self._steady.met(at_ms)", "0"),
     ("removed", "dnsd/control/views.py", "self._asof_ms = min(first, now_ms), max(last, now_ms)", "pass"),
     ("removed", "dnsd/control/local.py", "self._ends_s[override.key] - self.clock.monotonic())", "float('inf'))"),

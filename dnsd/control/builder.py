@@ -37,6 +37,9 @@ from dnsd.steer.quorum import Vote
 
 PAUSE_S: Final = 0.02
 LOOK_S: Final = 0.2
+UNTOLD_S: Final = 5.0
+"""What was written so long ago and has not come back by the store's stream may not be there any more."""
+
 BREATH: Final = 20
 """Services decided on before others get a turn."""
 
@@ -80,6 +83,14 @@ class Place(NamedTuple):
     spot: Spot | None
 
 
+class Sent(NamedTuple):
+    """A decision that is written, and known here when the fleet is at its version; when it was made (monotonic)."""
+
+    verdict: Verdict | None
+    version: int
+    at_s: float
+
+
 class Builder:
     """Decides, while `open_with` gives the fence it may build with. `touch` what may have changed."""
 
@@ -98,6 +109,7 @@ class Builder:
         self._failed: set[str] = set()
         self._touched: dict[str, None] = {}
         self._due: dict[str, int] = {}
+        self._sent: dict[str, Sent] = {}
         self._wake = asyncio.Event()
 
     def touch(self, services: Iterable[str]) -> None:
@@ -124,7 +136,7 @@ class Builder:
         self._wake.clear()
         fence = self.fence()
         if fence != self._built:
-            self._built, self.ready = fence, False
+            self._built, self.ready, self._sent = fence, False, {}
             self._touched, self._due = dict.fromkeys((*self.fleet.services, *self.fleet.verdicts)), {}
             if fence is not None:
                 _log.info("this node builds, fence %d", fence)
@@ -150,7 +162,7 @@ class Builder:
         for number, name in enumerate(names):
             if number % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
-            before = self.fleet.verdicts.get(name)
+            before = self._before(name)
             try:
                 verdict = self._verdict(name, self.clock.unix_ms())
             except Exception as error:  # one service's fault must not stop the others, here and on every other node
@@ -165,13 +177,14 @@ class Builder:
         if not found:
             return True
         try:
-            await self.store.decide(self.node, fence, found)
+            version = await self.store.decide(self.node, fence, found)
         except (Conflict, RegistryError) as error:
             _log.debug("nothing was decided: %s", error)
             return False
-        for _, verdict in found:
+        for name, verdict in found:
+            self._sent[name] = Sent(verdict, version, began_s)
             if verdict is not None:
-                self.arrivals.meet(verdict, began_s)
+                self.arrivals.wrote(verdict, began_s)
         self.decided += len(found)
         return True
 
@@ -194,7 +207,7 @@ class Builder:
             self._due.pop(name, None)
             return None
         self.own.renew(name)  # it may not have been resolved since it changed
-        before = self.fleet.verdicts.get(name)
+        before = self._before(name)
         known = cells_of(before)
         ahead_ms = 0 if before is None else self.arrivals.ahead_ms(before)
         cells: dict[str, Judged] = {}
@@ -218,6 +231,14 @@ class Builder:
             service=name, at_ms=now_ms, up=tuple(key for key, one in cells.items() if _plain(one)),
             cells={key: one for key, one in cells.items() if not _plain(one)},
             removals={str(key): tuple((one.id, one.at_ms) for one in some) for key, some in found.removals.items()})
+
+    def _before(self, name: str) -> Verdict | None:
+        """What was decided last: as this node has been told, or what it has written and not been told of yet."""
+        sent = self._sent.get(name)
+        if sent is not None and sent.version > self.fleet.version and self.clock.monotonic() - sent.at_s < UNTOLD_S:
+            return sent.verdict
+        self._sent.pop(name, None)
+        return self.fleet.verdicts.get(name)
 
     def places(self, service: Service) -> Iterator[Place]:
         """Every address of a service's endpoints."""

@@ -12,11 +12,15 @@ passed since, and by nothing else. What came before this process began was met w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from dnsd.control.clock import JUMP_MS, Clock, Steady
 from dnsd.control.resolve import PAST, Removals
 from dnsd.registry.models import Verdict
 from dnsd.steer.limits import WINDOW_MS, Removal
+
+SEVERAL: Final = 5
+"""Verdicts of one service that are remembered."""
 
 
 class Removed:
@@ -56,29 +60,47 @@ class Removed:
 
 
 class Arrivals:
-    """When verdicts came here, and so how far this node's clock is from the one that each was decided by."""
+    """When verdicts came here, and so how far this node's clock is from the one that each was decided by.
+
+    Several of a service are remembered: what this node decides holds here only when it has come back by the store's
+    stream, and until then what held before does.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._met: dict[str, tuple[Verdict, float]] = {}
+        self._met: dict[str, list[tuple[Verdict, float]]] = {}
 
-    def meet(self, verdict: Verdict, at_s: float | None = None) -> None:
-        """It is what holds, now or since a moment of the monotonic clock."""
-        known = self._met.get(verdict.service)
-        if at_s is None and known is not None and (known[0] is verdict or known[0] == verdict):
-            at_s = known[1]
-        self._met[verdict.service] = verdict, self._clock.monotonic() if at_s is None else at_s
+    def wrote(self, verdict: Verdict, at_s: float) -> None:
+        """This node has decided it, at that moment of the monotonic clock."""
+        met = self._met.setdefault(verdict.service, [])
+        met.append((verdict, at_s))
+        del met[:-SEVERAL]
+
+    def meet(self, verdict: Verdict) -> None:
+        """It is what holds from now on, if it has not been met before."""
+        self._since(verdict)
 
     def ahead_ms(self, verdict: Verdict) -> int:
         """How far this node's clock is ahead of the one it was decided by; 0 where they agree."""
-        self.meet(verdict)
-        passed_ms = (self._clock.monotonic() - self._met[verdict.service][1]) * 1000
+        passed_ms = (self._clock.monotonic() - self._since(verdict)) * 1000
         ahead_ms = round(self._clock.unix_ms() - passed_ms - verdict.at_ms)
         return ahead_ms if abs(ahead_ms) > JUMP_MS else 0
 
     def forget(self, service: str) -> None:
         """There is no such service any more."""
         self._met.pop(service, None)
+
+    def _since(self, verdict: Verdict) -> float:
+        met = self._met.setdefault(verdict.service, [])
+        for number in range(len(met) - 1, -1, -1):
+            one, at_s = met[number]
+            if one is verdict:
+                return at_s
+            if one == verdict:  # come back, as another object
+                met[number] = verdict, at_s
+                return at_s
+        self.wrote(verdict, self._clock.monotonic())
+        return met[-1][1]
 
 
 def carried(found: Removals, decided: Removals, mine: Removals, *, ahead_ms: int, now_ms: int) -> Removals:

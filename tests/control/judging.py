@@ -142,6 +142,8 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.objects: dict[tuple[Kind, str], Event] = {}
         self.writes = 0
+        self.late_s = 0.0  # how long what is decided is on its way to the nodes
+        self._late: list[tuple[float, list[Event]]] = []
 
     def __getitem__(self, name: str) -> Node:
         return self.nodes[name]
@@ -181,6 +183,7 @@ class World:
         for _ in range(round(seconds / step_s)):
             before = self.clock.passed
             self.clock.passed += step_s
+            self._deliver()
             await self.turns()
             for node in self.nodes.values():
                 if int(2 * before) != int(2 * self.clock.passed) and not node.stopped:
@@ -226,5 +229,12 @@ class World:
 
     def _decided(self, _: int, found: Sequence[tuple[str, Verdict | None]]) -> None:
         self.writes += len(found)
-        for node in self.nodes.values():
-            node.told(*(self._event(name, verdict) for name, verdict in found))
+        self._late.append((self.clock.passed + self.late_s, [self._event(name, verdict) for name, verdict in found]))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """What has arrived by now."""
+        while self._late and self._late[0][0] <= self.clock.passed:
+            _, told = self._late.pop(0)
+            for node in self.nodes.values():
+                node.told(*told)

@@ -412,3 +412,23 @@ async def test_unavailable_is_no_fault_of_the_builder(world: World) -> None:
         await world.store.decide("n", 1, [])
     await stand.builder.turn()
     assert not stand.builder.ready
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.3, 0.6, 1.5])
+async def test_a_builder_far_from_the_store_decides_as_one_beside_it(world: World, late_s: float) -> None:
+    """What it decides comes back to it late. A drill's ramp of 2 s was at its first eighth after 60, decided again and
+    again by itself."""
+    world.fleet(1, check={**CHECK, "ramp_ms": 2000})
+    world.add("a")
+    await world.pass_s(3)
+    world.late_s = late_s
+    world.see([0], False)
+    await world.pass_s(5)
+    assert world["a"].measured("e0").state is DOWN
+    world.see([0], True)
+    writes = world.writes
+    await world.pass_s(2 + 2 * late_s)
+    assert world["a"].measured("e0").state is UP
+    await world.pass_s(2.2)
+    assert world["a"].measured("e0").share == 1000
+    assert world.writes - writes <= 10, "no more than the eighths and the two changes"

@@ -162,10 +162,28 @@ def test_when_a_verdict_came_here() -> None:
     assert arrivals.ahead_ms(far.model_copy()) == -7_000, "it is the same one"
     clock.off_ms = 30_000
     assert arrivals.ahead_ms(near) == 30_400
-    arrivals.meet(near, clock.monotonic() - 90)  # its own, known since it was decided
+    arrivals.forget("near")
+    arrivals.wrote(near.model_copy(), clock.monotonic() - 90)  # its own, known since it was decided
     assert arrivals.ahead_ms(near) == 0, "the clock is right, and a minute and a half has passed"
     arrivals.forget("near")
     assert arrivals.ahead_ms(near) == 90_400
+
+
+def test_what_this_node_decides_takes_a_while_to_come_back() -> None:
+    """Until then what held before is as old as it is; it was taken for new, and ramps began anew each time."""
+    clock = Jumping()
+    arrivals = Arrivals(clock)
+    before = Verdict(service="s", at_ms=NOW)
+    assert arrivals.ahead_ms(before) == 0
+    clock.ms += 3_000
+    for number in range(1, 4):  # several on their way
+        arrivals.wrote(Verdict(service="s", at_ms=clock.unix_ms()), clock.monotonic())
+        clock.ms += 600
+        assert arrivals.ahead_ms(before) == 0, number
+    mine = Verdict(service="s", at_ms=NOW + 3_000)
+    assert arrivals.ahead_ms(mine) == 0, "come back at last, by way of the store"
+    clock.off_ms = 20_000
+    assert arrivals.ahead_ms(mine) == arrivals.ahead_ms(before) == 20_000
 
 
 def test_nothing_is_moved_by_nothing() -> None:
