@@ -150,7 +150,8 @@ def test_it_answers_follows_and_leaves(either: Rig) -> None:
     assert rig.counted(metrics.QUERIES_UDP) == 3
     compiled = rig.more["engine"] == finding.REQUIRE
     assert rig.counted(metrics.ENGINE) == compiled
-    assert metrics.engine_counters(rig.stats, 0)[metrics.RESPONSES_UDP] == 3 * compiled
+    until(lambda: metrics.engine_counters(rig.stats, 0)[metrics.RESPONSES_UDP] == 3 * compiled, 5,
+          "a reply is counted after it is sent")
     process.terminate()
     assert process.wait(5) == 0
 
