@@ -25,6 +25,8 @@ import servers
 import workloads
 from servers import BUILT, Node
 
+from dnsd.atlas import store
+
 CITY: Final = BUILT / "city"
 BUILD: Final = (1.5, 1.0)
 PEAK_MIB: Final = 500
@@ -83,7 +85,8 @@ def _map(folder: Path, count: int) -> Any:
     draw = random.Random(count)
     sites = [{"id": f"s{i}", "latitude": draw.uniform(-50, 60), "longitude": draw.uniform(-180, 180), "country": "US",
               "region": "na", "provider": "aws"} for i in range(count)]
-    task = {"atlas": str(folder / "atlas"), "sites": sites, "out": str(folder / "some.map")}
+    verified = store.open_atlas(folder / "atlas").stamp  # as control does, when it opens the atlas
+    task = {"atlas": str(folder / "atlas"), "sites": sites, "out": str(folder / "some.map"), "verified": verified}
     return json.loads(subprocess.check_output([sys.executable, "-m", "dnsd.atlas.derive", json.dumps(task)]))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,8 @@ class Origin:
 
 
 class Atlas:
-    """A mapped atlas. `arrays` by name as in ARRAYS, `about` the JSON head, `digest` names this very content."""
+    """A mapped atlas. `arrays` by name as in ARRAYS, `about` the JSON head, `digest` names this very content, `stamp`
+    this very file, which is never changed in place."""
 
     def __init__(self, path: Path, *, verify: bool = True) -> None:
         """Without `verify` that is left to the caller, who may do it meanwhile; numbers may then be out of range."""
@@ -86,10 +88,12 @@ class Atlas:
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                status = os.fstat(file.fileno())
         except FileNotFoundError:
             raise AtlasError(f"{path}: no atlas here; build one with `dnsd data build`") from None
         except (OSError, ValueError) as problem:
             raise AtlasError(f"{path}: cannot be mapped: {problem}") from None
+        self.stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
         view = memoryview(self._map)
         if len(view) < HEAD.size:
             raise AtlasError(f"{path}: is shorter than its head")

@@ -203,7 +203,7 @@ class Maps:
         self.dir.mkdir(mode=0o700, exist_ok=True)
         task = json.dumps({
             "atlas": str(self.atlas_dir), "sites": sites, "out": str(path), "rtt": str(rtt) if rtt else None,
-            "before": str(before) if before else None})
+            "before": str(before) if before else None, "verified": self.atlas.stamp if self.atlas else None})
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "dnsd.atlas.derive", task, stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)

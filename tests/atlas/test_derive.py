@@ -140,6 +140,21 @@ def test_without_sites_only_known_and_unknown_differ(atlas: Path) -> None:
     assert [table.find_resolver(ip_address(address).packed) for address in ("10.0.0.1", "11.0.0.1")] == [1, 0]
 
 
+def test_an_atlas_is_verified_unless_whoever_asks_has_done_it(atlas: Path, tmp_path: Path) -> None:
+    """By a stamp of that very file: another one, or none, and it is."""
+    copy = tmp_path / "atlas"
+    copy.mkdir()
+    octets = bytearray((atlas / store.FILE).read_bytes())
+    octets[-1] ^= 1  # after the last text: nothing that a map is made of
+    (copy / store.FILE).write_bytes(octets)
+    stamp = store.open_atlas(copy, verify=False).stamp
+    for verified in ((), store.open_atlas(atlas).stamp, (stamp[0], stamp[1] + 1, stamp[2])):
+        with pytest.raises(store.AtlasError, match="damaged"):
+            derive.derive(copy, [EUROPE], tmp_path / "map", verified=verified)
+    assert not (tmp_path / "map").exists()
+    assert derive.derive(copy, [EUROPE], tmp_path / "map", verified=stamp).sites == ("fra",)
+
+
 def test_site_limits(atlas: Path, tmp_path: Path) -> None:
     sites = [SiteSpec(f"s{i}", i / 3 - 42, i - 127.0) for i in range(derive.MAX_SITES + 1)]
     with pytest.raises(SiteError, match="255 sites, a map holds 254"):
