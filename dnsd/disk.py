@@ -11,6 +11,8 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import get_native_id
 from typing import Final
@@ -29,8 +31,12 @@ MAX_FILE: Final = 4 * 1024**3
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would hold up whoever opens it
 
 
-def replace(path: Path, *parts: bytes | bytearray | memoryview, mode: int = 0o600) -> None:
-    """Put the parts, one after another, in the file's place: readers see the old or the new, also after a power cut."""
+def replace(path: Path, *parts: bytes | bytearray | memoryview, mode: int = 0o600,
+            head: Callable[[], bytes] | None = None) -> None:
+    """Put the parts, one after another, in the file's place: readers see the old or the new, also after a power cut.
+
+    `head` is asked while the disk is at work, for what the file begins with in place of what the parts begin with.
+    """
     # The thread's number, for two threads of a process may write the same file; a dead one's leftover is in the way.
     beside = path.with_name(f".{path.name}.{get_native_id()}")
     beside.unlink(missing_ok=True)
@@ -40,6 +46,14 @@ def replace(path: Path, *parts: bytes | bytearray | memoryview, mode: int = 0o60
             for part in parts:
                 file.write(part)
             file.flush()
+            if head is not None:
+                with ThreadPoolExecutor(1) as other:
+                    synced = other.submit(os.fsync, file.fileno())
+                    begin = head()
+                    synced.result()  # a failure is told once, so not by the next one
+                file.seek(0)
+                file.write(begin)
+                file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:

@@ -47,6 +47,28 @@ def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     assert os.listdir(tmp_path) == ["f"]
 
 
+def test_a_head_that_is_known_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for when the rest is written; nothing takes the old file's place without it, or if the first of the
+    two that are to reach the disk does not, which the kernel tells once."""
+    path = tmp_path / "f"
+    disk.replace(path, b"....", b"two", head=lambda: b"one")
+    assert path.read_bytes() == b"one.two"
+    with pytest.raises(ZeroDivisionError):
+        disk.replace(path, b"...", b"other", head=lambda: bytes(1 // 0))
+    calls = []
+
+    def once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", once)
+    with pytest.raises(OSError, match="no space"):
+        disk.replace(path, b"...", b"other", head=lambda: b"any")
+    assert path.read_bytes() == b"one.two"
+    assert os.listdir(tmp_path) == ["f"]
+
+
 def test_what_stands_in_the_way_is_replaced_and_never_followed(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"secret")

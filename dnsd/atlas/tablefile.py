@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -61,19 +62,21 @@ def write(path: Path, table: Table, *, atlas: int, made_ms: int) -> int:
     counts = _counts(table)
     sections = layout.map_sections(*counts)
     size = sections.pop("end")[0]
-    body, crc, at = [], 0, layout.MAP_HEADER.size
+    body: list[bytes | memoryview] = []
+    at = layout.MAP_HEADER.size
     for name, (offset, _, code) in sorted(sections.items(), key=lambda item: item[1]):
         array = np.ascontiguousarray(arrays[name], {"B": "u1", "I": "<u4", "Q": "<u8"}[code])
-        for part in (bytes(offset - at), array.view(np.uint8).data):
-            crc = zlib.crc32(part, crc)
-            body.append(part)
+        body += [bytes(offset - at), array.view(np.uint8).data]
         at = offset + array.nbytes
     body.append(bytes(size - at))
     names = ("sites", "rows", "runs4", "runs6", "fine4", "fine6")
-    head = layout.MAP_HEADER.pack(
-        magic=layout.MAP_MAGIC, layout=layout.LAYOUT, crc=zlib.crc32(body[-1], crc), atlas=atlas, made_ms=made_ms,
-        size=size, **dict(zip(names, counts, strict=True)))
-    disk.replace(path, head, *body, mode=store.MODE)
+
+    def head() -> bytes:
+        return layout.MAP_HEADER.pack(
+            magic=layout.MAP_MAGIC, layout=layout.LAYOUT, crc=reduce(lambda crc, part: zlib.crc32(part, crc), body, 0),
+            atlas=atlas, made_ms=made_ms, size=size, **dict(zip(names, counts, strict=True)))
+
+    disk.replace(path, bytes(layout.MAP_HEADER.size), *body, mode=store.MODE, head=head)
     return size
 
 
