@@ -52,7 +52,7 @@ def main() -> int:
         folder = Path(name)
         builds = [_python(MAKE, CITY, folder / "atlas") for _ in range(rounds)]
         slow = _python(WITHOUT + MAKE, CITY, folder / "slow")
-        maps = {count: [_map(folder, count) for _ in range(rounds)] for count in SITES}
+        maps = {count: [_map(folder, count, number) for number in range(rounds)] for count in SITES}
         with _node(folder) as node:
             worker = servers.anonymous_mib(node.children("serve.worker")[0])
     if slow["digest"] != builds[0]["digest"]:
@@ -80,13 +80,14 @@ def _python(code: str, *arguments: object) -> Any:
     return json.loads(subprocess.check_output([sys.executable, "-c", code, *map(str, arguments)]))
 
 
-def _map(folder: Path, count: int) -> Any:
-    """The report of a map of so many sites, the same ones each time."""
+def _map(folder: Path, count: int, number: int) -> Any:
+    """The report of a map of so many sites, the same ones each time, in a file of its own as every map is."""
     draw = random.Random(count)
     sites = [{"id": f"s{i}", "latitude": draw.uniform(-50, 60), "longitude": draw.uniform(-180, 180), "country": "US",
               "region": "na", "provider": "aws"} for i in range(count)]
     verified = store.open_atlas(folder / "atlas").stamp  # as control does, when it opens the atlas
-    task = {"atlas": str(folder / "atlas"), "sites": sites, "out": str(folder / "some.map"), "verified": verified}
+    out = folder / f"{count}.{number}.map"
+    task = {"atlas": str(folder / "atlas"), "sites": sites, "out": str(out), "verified": verified}
     return json.loads(subprocess.check_output([sys.executable, "-m", "dnsd.atlas.derive", json.dumps(task)]))
 
 
