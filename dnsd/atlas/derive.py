@@ -43,6 +43,8 @@ from dnsd.rtt.table import Table as Measured
 
 MAX_SITES: Final = layout.NO_COLUMN - 1
 NICE: Final = 10
+MOST_BITS: Final = 1 << 22
+"""Bits of networks up to here are made for all that sites could tell apart, more only for what there is."""
 
 
 class SiteSpec(NamedTuple):
@@ -227,11 +229,37 @@ def _unknown(atlas: store.Atlas) -> NDArray[np.bool_]:
 
 def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> levels.Kinds:
     """Distinct (sites) vectors of PROVIDER, CARRIER and ASN bits, and which of them each origin has."""
-    arrays, number = atlas.arrays, {text: i for i, text in enumerate(atlas.texts) if text}
+    arrays = atlas.arrays
+    number: dict[str | None, int] = {text: i for i, text in enumerate(atlas.texts) if text}
     asns = np.array(sorted({0, *(asn for site in sites for asn in site.asns)}), np.uint32)
-    carriers = sorted({0, *(number.get(name, 0) for site in sites for name in site.carriers)})
-    providers = sorted({0, *(number.get(site.provider or "", 0) for site in sites)})
-    asn, carrier, provider = (part.reshape(-1) for part in np.meshgrid(asns, carriers, providers, indexing="ij"))
+    carriers = np.array(sorted({0, *(number.get(name, 0) for site in sites for name in site.carriers)}))
+    providers = np.array(sorted({0, *(number.get(site.provider, 0) for site in sites)}))
+    steps = np.zeros((2, len(atlas.texts)), np.uint32)
+    steps[0, carriers], steps[1, providers] = np.arange(len(carriers)) * len(providers), np.arange(len(providers))
+    step = len(carriers) * len(providers)
+    combinations = len(asns) * step
+    few = combinations * len(sites) <= MOST_BITS
+    of = np.zeros(0, np.uint32)
+    if few and compiled.rows:
+        words = np.arange(combinations)
+    else:
+        at = np.minimum(np.searchsorted(asns, arrays["asn"]), len(asns) - 1)
+        at[asns[at] != arrays["asn"]] = 0
+        words, of = levels.present(
+            at * step + steps[0, arrays["carrier"]] + steps[1, arrays["provider"]], combinations)
+    rest = words % step
+    bits = _network_bits(
+        sites, number, asns[words // step], carriers[rest // len(providers)], providers[rest % len(providers)])
+    kinds = levels.distinct(bits)
+    if few and compiled.rows:
+        return kinds._replace(of=compiled.rows.networks(
+            arrays["asn"], arrays["carrier"], arrays["provider"], asns, *steps, kinds.of, step))
+    return kinds._replace(of=kinds.of[of])
+
+
+def _network_bits(sites: Sequence[SiteSpec], number: Mapping[str | None, int], asn: NDArray[Any],
+                  carrier: NDArray[Any], provider: NDArray[Any]) -> U8:
+    """(networks, sites) PROVIDER, CARRIER and ASN bits."""
     bits = np.zeros((len(asn), len(sites)), np.uint8)
     for column, site in enumerate(sites):
         bits[np.isin(asn, [asn for asn in site.asns if asn]), column] |= np.uint8(Match.ASN)
@@ -239,17 +267,7 @@ def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> levels.Kinds:
         bits[np.isin(carrier, named), column] |= np.uint8(Match.CARRIER)
         if site.provider in number:
             bits[provider == number[site.provider], column] |= np.uint8(Match.PROVIDER)
-    kinds = levels.distinct(bits)
-    steps = np.zeros((2, len(atlas.texts)), np.uint32)
-    steps[0, carriers], steps[1, providers] = np.arange(len(carriers)) * len(providers), np.arange(len(providers))
-    if compiled.rows:
-        return kinds._replace(of=compiled.rows.networks(
-            arrays["asn"], arrays["carrier"], arrays["provider"], asns, *steps, kinds.of,
-            len(carriers) * len(providers)))
-    at = np.minimum(np.searchsorted(asns, arrays["asn"]), len(asns) - 1)
-    at[asns[at] != arrays["asn"]] = 0
-    at = at * (len(carriers) * len(providers)) + steps[0, arrays["carrier"]] + steps[1, arrays["provider"]]
-    return kinds._replace(of=kinds.of[at])
+    return bits
 
 
 def site_specs(items: Sequence[Mapping[str, Any]]) -> list[SiteSpec]:

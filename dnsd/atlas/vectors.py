@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dnsd.atlas import flatten, positions
+from dnsd.atlas import flatten, levels, positions
 from dnsd.atlas.prefixes import U8, U32, U64, distinct
 from dnsd.atlas.store import Atlas
 from dnsd.image import layout
@@ -34,24 +34,12 @@ _MAPPED, _NAT64, _TEREDO, _SIX_TO_FOUR = (np.uint64(top) for top in (0, 0x0064FF
 """/48s, a /32 and a /16 of IPv6 whose clients are the IPv4 inside, so that a block there is nobody's."""
 
 
-class Where(Protocol):
+class Where(levels.Where, Protocol):
     """As much of a site as matters here."""
 
     @property
     def id(self) -> str:
         """Its name in the measured table."""
-
-    @property
-    def latitude(self) -> float:
-        """Degrees."""
-
-    @property
-    def longitude(self) -> float:
-        """Degrees."""
-
-    @property
-    def shift_ms(self) -> float:
-        """Milliseconds more from everywhere."""
 
 
 class Vectors(NamedTuple):

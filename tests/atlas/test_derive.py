@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import astuple
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,24 @@ def test_levels_and_match_bits(
         assert row(table, address)[0] == expected
     far = level_of(levels.FAR_MS)
     assert [min(level, far) for level in row(table, address)[0]] == [min(level, far) for level in expected]
+
+
+@pytest.mark.parametrize("most", [0, derive.MOST_BITS])
+def test_thousands_of_as_numbers_cost_no_more_than_there_are_networks(
+        atlas: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites that name 60,000 AS numbers, three carriers and two providers: not bits for each way to combine them."""
+    few, opened = [EUROPE, ASIA, AMERICA], store.open_atlas(atlas)
+    many = [site._replace(asns=(*site.asns, *range(100_000 * n, 100_000 * n + 20_000)))
+            for n, site in enumerate(few, 1)]
+    wanted = derive.make(opened, few)
+    asked: list[int] = []
+    bits = derive._network_bits
+    monkeypatch.setattr(derive, "MOST_BITS", most)
+    monkeypatch.setattr(derive, "_network_bits", lambda *a: (asked.append(len(a[2])), bits(*a))[1])
+    for found, whole in zip(astuple(derive.make(opened, few)), astuple(wanted), strict=True):
+        assert np.array_equal(found, whole)
+    derive.make(opened, many * 12)
+    assert max(asked) < 100
 
 
 def test_row_0_is_the_unknown_clients_alone(atlas: Path) -> None:
