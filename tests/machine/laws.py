@@ -24,7 +24,7 @@ from dnsd.dns import names, types
 from dnsd.metrics import SLOTS
 from dnsd.model import ServiceView, Stamp
 from dnsd.registry.models import Endpoint, Override
-from dnsd.steer.health import State
+from dnsd.steer.health import WHOLE, State
 from tests.control.rig import Worker
 from tests.machine.loops import BEGAN_MS
 
@@ -37,6 +37,10 @@ DAY_MS = 24 * 3600 * 1000
 STATIC, NOWHERE = "static.example.com", "nowhere.example.com"
 CALM_MS = 300
 """Time an own measure of time may be off by, where a law is about milliseconds."""
+
+
+FOUND = {"live": (State.UP,), "refused": (State.DOWN,), "hole": (State.DOWN,), "slow": (State.DOWN, State.DEGRADED)}
+"""What a target is found to be by how it answers."""
 
 
 class Out(NamedTuple):
@@ -282,6 +286,23 @@ class Laws:
             found = {respond(packet, client, worker.images.image, now, context) for worker in workers}
             assert len(found) == 1, f"client {client.hex()} gets {len(found)} answers to {packet.hex()}"
             self.asked += 1
+
+    def settled(self) -> None:
+        """What nothing has happened to for long is known as it is, on each node, and what is up has all its weight."""
+        for node in self.world.nodes:
+            process = node.process
+            for name, service in process.fleet.services.items():
+                if service.check == "none":
+                    continue
+                for endpoint in process.fleet.members.get(name, {}).values():
+                    for type_ in TYPES:
+                        if (address := _address(endpoint, type_)) is None:
+                            continue
+                        how = self.world.network.how.get(str(address), "live")
+                        found = process.judge.measured(name, endpoint.id, type_)
+                        assert found.state in FOUND[how], f"{node.name}: {endpoint.key} is {how}, known as {found}"
+                        assert found.share == WHOLE, f"{node.name}: {endpoint.key} has come back but in part: {found}"
+                        assert not found.doubt, f"{node.name}: {endpoint.key} is in doubt: {found}"
 
     def audit(self, accepted: dict[int, tuple[str, str]]) -> None:
         """Each version is in the audit trail once, and what was accepted as what it was."""

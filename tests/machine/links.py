@@ -2,7 +2,7 @@
 
 Lives here: `Link` as `registry.link` has it, and its faults. Does not live here: the store (`memory`).
 
-    ok      answers at once
+    ok      answers after the way there and back: at once, or where the node is far from the store `far_s` later
     away    refused at once, also what was waiting
     slow    answers late, by `delay_s`; what is later than the link waits for was done all the same
     hang    never answers; half of what is asked is done all the same
@@ -25,13 +25,14 @@ FAULTS = ("ok", "away", "slow", "hang")
 
 
 class Link:
-    """One node's connection. `fault` and `delay_s` may be changed at any time by `set`."""
+    """One node's connection. `fault` and `delay_s` may be changed at any time by `set`; `far_s` is there and back."""
 
     def __init__(self, memory: Memory, prefix: str = "dnsd") -> None:
         self.keys = {name: f"{prefix}:{name}".encode() for name in KEYS}
         self._list = [self.keys[name] for name in KEYS]
         self.memory = memory
         self.fault, self.delay_s = "ok", 0.0
+        self.far_s = 0.0
         self._waiting: list[asyncio.Future[None]] = []
 
     def set(self, fault: str, delay_s: float = 0.0) -> None:
@@ -92,7 +93,7 @@ class Link:
             raise Unavailable("the store cannot be reached")
         patience, delay_s = seconds + CONNECT_SECONDS, self.delay_s
         if self.fault == "ok":
-            return ask()
+            return await self._answered(ask)
         if self.fault == "hang":
             if random.random() < 0.5:
                 ask()
@@ -103,6 +104,20 @@ class Link:
         await asyncio.sleep(min(delay_s / 2, patience))
         if delay_s > patience or self.fault == "away":
             raise Unavailable("the store does not answer")
+        return found
+
+
+    async def _answered(self, ask: Any) -> Any:
+        """There, and back, unless the store is gone by then."""
+        if not self.far_s:
+            return ask()
+        await asyncio.sleep(self.far_s / 2)
+        if self.fault != "ok":
+            raise Unavailable("the connection has broken")
+        found = ask()
+        await asyncio.sleep(self.far_s / 2)
+        if self.fault != "ok":
+            raise Unavailable("the connection has broken")
         return found
 
 

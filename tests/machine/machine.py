@@ -29,6 +29,13 @@ LOOKS, LOOK_S = 40, 3.0
 """How often one looks whether all agree, and how long it takes until what some know is known to all and published:
 nodes' clocks differ by 1.4 s, each looks twice a second whether something has ended, and frames are a matter of ms."""
 
+WAYS_S = 0.0, 0.0, 0.03, 0.28
+"""To the store and back."""
+
+SETTLED_S, BACK_S = 45.0, 30.0
+"""So long after the last fault all is known as it is; so long after all answer again all have all their weight: eight
+times two successes two a second, what stood so far stands for ten seconds, a ramp takes ten."""
+
 nodes = st.integers(0, len(NODES) - 1)
 whom = st.sampled_from([(0,), (1,), (2,), (0, 1), (0, 1, 2), (0, 1, 2)])
 pauses = st.sampled_from([0.03, 0.03, 0.1, 0.1, 0.1, 0.4, 0.4, 1.0, 3.0, 10.0])
@@ -61,8 +68,10 @@ class Machine(RuleBasedStateMachine):
 
     # --- the start ---
 
-    @initialize()
-    def fleet(self) -> None:
+    @initialize(far=st.tuples(*[st.sampled_from(WAYS_S)] * len(NODES)))
+    def fleet(self, far: tuple[float, ...] = (0.0,) * len(NODES)) -> None:
+        for node, far_s in zip(self.world.nodes, far, strict=True):
+            node.link.far_s = far_s
         self.world.go(1.0)
         for number, name in enumerate(SITES):
             self.put(Kind.SITE, site(name, latitude=10.0 * number))
@@ -321,6 +330,7 @@ class Machine(RuleBasedStateMachine):
         """Nothing goes wrong any more: all agree."""
         world = self.world
         self.mend()
+        calm_s = world.loop.time() + SETTLED_S
         world.go(MENDED_S)
         for restores in (True, False):
             for at, node in enumerate(world.nodes):
@@ -330,6 +340,13 @@ class Machine(RuleBasedStateMachine):
         world.go(10.0)
         world.laws.check()
         self.agree()
+        world.go(max(0.0, calm_s - world.loop.time()))
+        world.laws.settled()
+        for name in SERVICES:
+            self.all_die(name, "live")
+        world.go(BACK_S)
+        world.laws.check()
+        world.laws.settled()
         world.laws.audit(self.accepted)
 
     def agree(self) -> None:

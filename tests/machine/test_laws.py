@@ -149,3 +149,15 @@ def test_what_was_decided_while_a_node_judged_alone_is_by_what_endpoints_weighed
     machine.go(3.0)
     machine.world.laws.check()
     assert live(machine, "b.example.com") == [3, 3, 3]
+
+
+@pytest.mark.parametrize("far", [(0.28, 0.0, 0.0), (0.0, 0.28, 0.0), (0.0, 0.0, 0.28), (0.28, 0.28, 0.28)])
+def test_what_is_back_has_all_its_weight_also_where_who_builds_is_far_from_the_store(far: tuple[float, ...]) -> None:
+    """What is decided comes back to it late: a ramp began anew with each decision, for ever."""
+    machine = Machine()
+    machine.fleet(far)
+    for id_ in ("e0", "e3"):
+        machine.dies("b.example.com", id_, "refused")
+    machine.go(6.0)
+    assert live(machine, "b.example.com") == [4, 4, 4]
+    machine.teardown()
