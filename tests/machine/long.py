@@ -9,6 +9,7 @@ open ends the run, for it would soon do nothing else than note that there are no
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import sys
@@ -23,6 +24,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.machine.machine import Machine
 
 EXAMPLES, STEPS = 10, 100
+GARBAGE = 50_000
+"""Objects until they are looked through: more than one by itself would, for a tenth of the time."""
+
 MOST_OPEN = 300
 """Descriptors between two seeds. Worlds that wait for the garbage collector have some dozens."""
 
@@ -59,6 +63,7 @@ def one(number: int, *, blob: bool = False) -> str:
     if (held := len(os.listdir("/dev/fd"))) > MOST_OPEN:
         raise Leak(f"{held} descriptors are open before seed {number}")
     os.nice(5)
+    gc.set_threshold(GARBAGE, 20, 50)
     before, broke = Machine.steps, ""
     drawn = settings(
         max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None, database=None, phases=[Phase.generate],
