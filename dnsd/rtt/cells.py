@@ -101,7 +101,7 @@ TIMES: Final = ("at", "off", "turned", "since")
 
 
 class Cells:
-    """All cells of a fleet. `sites` are columns, `reporters` numbers from 1 on; a site that is gone leaves None.
+    """All cells of a fleet. `sites` are columns, `reporters` numbers from 1 on; who is gone leaves None.
 
     For each cell and reporter: `reporter` (0: free), `rtt` and `spread` in tenths, `weight`, second `at`, `streak`
     of medians on one side, since when (`off`) and around what (`aim`). For each cell: `km`, the decided `ms` in
@@ -114,7 +114,7 @@ class Cells:
         self.half_life_s, self.cells_most, self.blocks_most = half_life_s, cells_most, blocks_most
         self.sites: list[str | None] = []
         self.resting: set[int] = set()  # columns of sites that are gone, whose rows may still be kept somewhere
-        self.reporters: list[str] = [""]
+        self.reporters: list[str | None] = [""]
         self.trusted = np.ones(1, np.bool_)
         self.opened = np.zeros(1, np.int64)
         self.lookup = Lookup()
@@ -151,9 +151,7 @@ class Cells:
         self._grow()
         known = groups["km"] != FAR
         self._arrays["km"][numbers[known]] = groups["km"][known]
-        order = np.argsort(numbers, kind="stable")
-        ranks = np.zeros(len(numbers), np.int64)
-        ranks[order] = _ranks(numbers[order])
+        ranks = _ranks(numbers)
         for rank in range(int(ranks.max(initial=-1)) + 1):
             one = ranks == rank
             self._join(numbers[one], who[one], groups[one], at_s)
@@ -174,15 +172,20 @@ class Cells:
         return column
 
     def reporter(self, name: str) -> int:
-        """A reporter's number; those beyond the bound are one."""
+        """A reporter's number, of one that is gone where there is one; those beyond the bound are one."""
+        if name not in self.reporters and None not in self.reporters and len(self.reporters) >= REPORTERS_MOST:
+            name = OTHERS
         if name not in self.reporters:
-            if len(self.reporters) >= REPORTERS_MOST:
-                name = OTHERS
-            if name not in self.reporters:
-                self.reporters.append(name)
-                self.trusted = np.append(self.trusted, True)
-                self.opened = np.append(self.opened, 0)
+            if None not in self.reporters:
+                self.reporters.append(None)
+                self.trusted, self.opened = np.append(self.trusted, True), np.append(self.opened, 0)
+            number = self.reporters.index(None)
+            self.reporters[number], self.trusted[number], self.opened[number] = name, True, 0
         return self.reporters.index(name)
+
+    def named(self, number: int) -> str:
+        """Whose a number is; "": nobody's."""
+        return self.reporters[number] or ""
 
     # --- the estimate ---
 
@@ -211,9 +214,10 @@ class Cells:
 
     def forget(self, now_s: int) -> U64:
         """Lets go what has faded, and the blocks seen longest ago where there are too many; the blocks it concerns."""
-        numbers = np.arange(len(self))
-        faded = self.decayed(numbers, now_s).max(axis=1, initial=0.0) < GONE
-        keep = ~faded
+        faded = (self.decayed(np.arange(len(self)), now_s) < GONE) & (self["reporter"] > 0)
+        self["reporter"][faded] = 0
+        self["dirty"][faded.any(axis=1)] = True
+        keep = np.count_nonzero(self["reporter"], axis=1) > 0
         block = self.keys >> _COLUMN
         kept, member = np.unique(block[keep], return_inverse=True)
         over = max(len(kept) - min(self.blocks_most, self.cells_most // max(len(self.sites), 1)),
@@ -386,12 +390,13 @@ def agreed(values: F64, weights: F64) -> tuple[F64, F64]:
     return np.where(count == SLOTS, ordered[:, 1], mean), off
 
 
-def _ranks(ordered: I64) -> I64:
-    """How many of the same came before, in a sorted array."""
-    if not len(ordered):
-        return ordered
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    return np.arange(len(ordered)) - np.repeat(first, np.diff(np.append(first, len(ordered))))
+def _ranks(numbers: I64) -> I64:
+    """How many of the same came before each."""
+    order = np.argsort(numbers, kind="stable")
+    first = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    ranks = np.zeros(len(numbers), np.int64)
+    ranks[order] = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
+    return ranks
 
 
 def _blocks(short: U64) -> U64:

@@ -70,6 +70,7 @@ class Engine:
         self._urgent = False
         self._written_s = self._forgot_s = self._refreshed_s = self._now_s = 0
         self._clean: set[int] = set()  # resting columns of which nothing is kept, once the last rows are
+        self._silent: set[int] = set()  # reporters likewise
         self._gone: set[int] = set()  # blocks whose rows are to be deleted
         self._last: tuple[set[int], list[int]] = (set(), [])
         self._churn = (0.0, 0, 0)  # of the last table: weight whose best site changed, cells, blocks that wait
@@ -255,7 +256,7 @@ class Engine:
             decide.watch(self.cells, numbers, now_s)
             self._stale |= set(shards.shard_of(np.unique(blocks_of(self.cells.keys[numbers]))).tolist())
         self._left_out_s = {name: self._left_out_s.get(name, now_s) for name in self.why}
-        late = np.array([now_s - self._left_out_s.get(name, now_s) > FROZEN_S for name in self.cells.reporters])
+        late = np.array([now_s - self._left_out_s.get(name or "", now_s) > FROZEN_S for name in self.cells.reporters])
         if late.any():
             numbers = np.flatnonzero(late[self.cells["reporter"]].any(axis=1))
             gone = decide.withdraw(self.cells, numbers, now_s)
@@ -271,7 +272,7 @@ class Engine:
         cells = self.cells
         of = np.bincount(cells["reporter"].ravel(), minlength=len(cells.reporters))
         first = np.argsort(-of[1:])[:REPORTED] + 1
-        named = {cells.reporters[one] for one in first.tolist()} | self.why.keys()
+        named = {name for one in first.tolist() if (name := cells.reporters[one])} | self.why.keys()
         between: dict[str, dict[str, float]] = {}
         for (one, other), (ms, _) in sorted(self.between.items()):
             between.setdefault(one, {})[other] = round(ms, 1)
@@ -282,14 +283,16 @@ class Engine:
             "damaged": self._damaged, "reporters": {
                 name: {"cells": int(of[cells.reporters.index(name)]) if name in cells.reporters else 0,
                        **({"distrusted": self.why[name]} if name in self.why else {})}
-                for name in sorted(named) if name}}
+                for name in sorted(named)}}
 
     def _keep(self, parts: Sequence[bytes], now_ms: int, again: bool = False) -> Told:
         """Rows that changed since they were kept, as many as one frame takes; `again`: the last ones were not kept."""
         cells = self.cells
         if not again:  # what was given to be kept before is
             cells.resting -= self._clean
-            self._clean = set()
+            for number in self._silent & rows.silent(cells):
+                cells.reporters[number] = None
+            self._clean, self._silent = set(), set()
         if again and self._last[1]:
             blocks = np.array(self._last[1], np.uint64)
             self._gone |= set(self._last[1])
@@ -302,7 +305,7 @@ class Engine:
         self._gone -= set(some.tolist())
         self._last = self._last[0], some.tolist()
         left = len(changed) + len(gone) > len(some)
-        self._clean = set() if left else set(cells.resting)
+        self._clean, self._silent = (set(), set()) if left else (set(cells.resting), rows.silent(cells))
         return {"left": left}, [rows.names_of(cells, _second(now_ms)), *(part for row in made for part in row)]
 
 

@@ -72,7 +72,7 @@ def judged(cells: Cells, now_s: int, between: Mapping[tuple[str, str], float]) -
         elif tenths < LESS[0] * scale and ratio < LESS[1] * scale:
             why = f"{100 * (1 - np.exp(ratio)):.0f} % nearer"
         if why:
-            found[cells.reporters[reporter]] = f"its clients are {why} than the sites next to them"
+            found[cells.named(reporter)] = f"its clients are {why} than the sites next to them"
     return found if len(found) <= max(1, int(len(asked) * MOST)) else {}
 
 

@@ -27,11 +27,11 @@ _ROOT: Final = 64.0
 
 
 class Names(NamedTuple):
-    """What numbers in rows mean: columns, reporters from 0 on ("" is none), reporters that are not believed; as of when
-    (seconds since `cells.EPOCH_S`)."""
+    """What numbers in rows mean: columns, reporters from 0 on ("" is none), None where there was one; reporters that
+    are not believed; as of when (seconds since `cells.EPOCH_S`)."""
 
     sites: Sequence[str | None]
-    reporters: Sequence[str]
+    reporters: Sequence[str | None]
     distrusted: Sequence[str]
     now_s: int
 
@@ -48,10 +48,10 @@ def names_from(octets: bytes) -> Names:
     try:
         body = json.loads(octets)
         names = Names(body["sites"], body["reporters"], body["distrusted"], int(body["now_s"]))
-        sites = [one for one in names.sites if one is not None]
-        if not all(isinstance(one, str) for one in (*sites, *names.reporters, *names.distrusted)) or (
+        sites, reporters = ([one for one in some if one is not None] for some in (names.sites, names.reporters))
+        if not all(isinstance(one, str) for one in (*sites, *reporters, *names.distrusted)) or (
                 names.reporters[:1] != [""] or len(names.sites) > SITES_MOST or any(
-                    len(set(some)) < len(some) for some in (sites, names.reporters))):
+                    len(set(some)) < len(some) for some in (sites, reporters))):
             raise TypeError("names")
     except (KeyError, TypeError) as problem:
         raise ValueError(f"names of measurements: {problem}") from None
@@ -84,6 +84,12 @@ def named(cells: Cells, names: Names) -> None:
     cells.opened = np.zeros(len(names.reporters), np.int64)
 
 
+def silent(cells: Cells) -> set[int]:
+    """Reporters of whom no word is left in any cell."""
+    there = np.bincount(cells["reporter"].ravel(), minlength=len(cells.reporters)) > 0
+    return {number for number, name in enumerate(cells.reporters) if name and not there[number]}
+
+
 def unpack(cells: Cells, rows: Sequence[tuple[bytes, bytes]], names: Names) -> tuple[int, U64]:
     """Puts rows into cells that have none of these blocks; how many rows were damaged, and the blocks that words of a
     site that is gone, or damaged ones, were left out of: what is kept of these is to be written anew."""
@@ -97,7 +103,7 @@ def unpack(cells: Cells, rows: Sequence[tuple[bytes, bytes]], names: Names) -> t
     damaged = len(rows) - len(good) + len(np.unique(block[~sound]))
     left_out = block[~sound]
     words, block = words[sound], block[sound]
-    sound = (columns[words["site"]] >= 0) & (words["reporter"] > 0)
+    sound = (columns[words["site"]] >= 0) & (reporters[words["reporter"]] > 0)
     left_out = np.union1d(left_out, block[~sound])
     words, block = words[sound], block[sound]
     _put(cells, words, key_of(block, columns[words["site"]]), reporters[words["reporter"]], names.now_s)

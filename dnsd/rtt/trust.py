@@ -70,10 +70,10 @@ def judged(cells: Cells, now_s: int, fast: Mapping[str, tuple[float, float]]) ->
     who = np.where(said, cells["reporter"][numbers], 0)
     rtt = cells["rtt"][numbers].astype(np.float64)
     was = ~cells.trusted
-    found = {cells.reporters[one]: why for one, why in _strange(
+    found = {cells.named(one): why for one, why in _strange(
         who, rtt, cells["km"][numbers], was, len(cells.reporters)).items()}
     for one in _contrary(who, rtt, cells["spread"][numbers], was):
-        found.setdefault(cells.reporters[one], "it contradicts the others")
+        found.setdefault(cells.named(one), "it contradicts the others")
     for name, (came, too_fast) in fast.items():
         known = name in cells.reporters and not cells.trusted[cells.reporters.index(name)]
         if too_fast > FAST_LEAST and too_fast > FAST * (TIGHTER if known else 1) * came:

@@ -208,6 +208,52 @@ def test_a_new_site_does_not_get_what_was_kept_of_one_that_is_gone() -> None:
     assert one.engine.cells.sites == ["s0", "s1", "newer", None, "new"]
 
 
+def test_who_is_silent_for_days_leaves_its_number_to_another() -> None:
+    """Tokens are replaced: there are more in the end than there may be at once."""
+    one = running()
+    one.round()
+    rows: dict[bytes, bytes] = {}
+
+    def keep() -> frames.Frame:
+        kept = one.ask("keep", now_ms=one.now_ms)
+        rows.update(zip(kept.parts[1::2], kept.parts[2::2], strict=True))
+        return kept
+
+    keep()
+    for _ in range(3 * 24 * 6):  # three days in which the first, having spoken of all, says nothing any more
+        one.now_s += 600
+        one.fold(entry(one.now_s, SEEN[:30], reporter="two"))
+        one.round()
+    cells = one.engine.cells
+    assert (cells.reporters, set(cells["reporter"].ravel().tolist())) == (["", "one", "two"], {0, 2})
+    keep()
+    assert cells.reporters == ["", "one", "two"], "rows with its number may be kept somewhere"
+    keep()
+    assert cells.reporters == ["", None, "two"]
+    one.fold(entry(one.now_s, SEEN[:3], reporter="three"))
+    kept = keep()
+    assert cells.reporters == ["", "three", "two"]
+    assert cells.trusted.tolist() == [True] * 3
+    other = InProcess()
+    other.now_s = one.now_s
+    other.ask("begin", kept.parts[:1], number=1, between={}, now_ms=one.now_ms)
+    other.ask("rows", [part for row in rows.items() if row[1] for part in row])
+    taken = other.engine.cells
+    assert len(taken) == len(cells) == 30
+    assert sorted(np.sort(taken["reporter"], axis=1).tolist()) == sorted(np.sort(cells["reporter"], axis=1).tolist())
+
+
+def test_a_row_of_one_who_has_no_name_any_more_is_left_out_and_written_anew() -> None:
+    one = running()
+    kept = one.ask("keep", now_ms=one.now_ms)
+    names = kept.parts[0].replace(b'"one"', b"null")
+    other = InProcess()
+    other.ask("begin", [names], number=1, between={}, now_ms=one.now_ms)
+    assert other.ask("rows", kept.parts[1:]).head["damaged"] == 0
+    assert not len(other.engine.cells)
+    assert len(other.ask("keep", now_ms=one.now_ms).parts) == 1 + 2 * 40
+
+
 def test_a_third_child_understands_what_the_first_has_kept() -> None:
     """The second has other numbers for sites and reporters: one site is gone, one reporter is not believed."""
     one = running()
