@@ -28,7 +28,7 @@ GARBAGE = 50_000
 """Objects until they are looked through: more than one by itself would, for a tenth of the time."""
 
 MOST_OPEN = 300
-"""Descriptors between two seeds. Worlds that wait for the garbage collector have some dozens."""
+"""Descriptors between two seeds."""
 
 
 class Leak(Exception):
@@ -60,6 +60,7 @@ def run(steps: int) -> list[str]:
 
 def one(number: int, *, blob: bool = False) -> str:
     """One seed: itself, its steps, and what broke."""
+    gc.collect()  # of the worlds before
     if (held := len(os.listdir("/dev/fd"))) > MOST_OPEN:
         raise Leak(f"{held} descriptors are open before seed {number}")
     os.nice(5)
