@@ -60,8 +60,8 @@ class Endpoint:
             status = "500 Broken" if self.death == "500" else "200 OK"
             writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok".encode())
             await writer.drain()
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return  # a prober or user that has gone is no news
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
+            return  # a prober or user that has gone is no news, and asyncio makes a traceback of one cut off at the end
         finally:
             writer.close()
 

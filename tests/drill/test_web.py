@@ -31,6 +31,19 @@ async def test_an_endpoint_dies_and_lives_again(death: str, fine: bool, least: f
     endpoint.stop()
 
 
+def test_a_connection_that_is_open_at_the_end_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def drill() -> None:
+        endpoint = web.Endpoint("127.0.0.1", socket.socket)
+        await endpoint.start()
+        user.connect(("127.0.0.1", web.PORT))
+        await asyncio.sleep(0.1)
+        endpoint.stop()
+
+    with socket.socket() as user:
+        asyncio.run(drill())
+    assert caplog.messages == []
+
+
 async def answered(raw: bytes) -> web.Reply:
     got, over = [], asyncio.Event()
 
