@@ -35,6 +35,9 @@ TYPES = (types.A, types.AAAA)
 WINDOW_S = 60.0
 DAY_MS = 24 * 3600 * 1000
 STATIC, NOWHERE = "static.example.com", "nowhere.example.com"
+KNOWN_S = 3.0
+"""Who decides for all may not know yet what an operator has said so long before."""
+
 CALM_MS = 300
 """Time an own measure of time may be off by, where a law is about milliseconds."""
 
@@ -67,6 +70,8 @@ class Laws:
         self._removals: dict[tuple[str, int, str, int], float] = {}  # when a node first followed each
         self._alone: dict[tuple[str, str, int], float] = {}  # nodes that judged alone when last looked at, and when
         self._limits: dict[tuple[str, str, int], deque[tuple[float, int]]] = {}
+        self._weights: dict[tuple[str, str, int], dict[str, int]] = {}
+        self._weighed: dict[tuple[str, str], deque[tuple[float, int]]] = {}  # until when each weighed something else
 
     def attach(self, node: Node, process: Process) -> None:
         """A control process that is about to run: look on whenever it resolves services."""
@@ -143,9 +148,10 @@ class Laws:
 
     def _velocity(self, node: Node, process: Process, name: str, type_: int, live: frozenset[str], now_ms: int) -> None:
         """Health takes away no more than its limit in any minute, unless it has taken all (`_gone`: also as of when
-        that was decided). What was taken weighs what its operator says by the time more is taken. Who is drained is so
-        as of when it was decided, by that clock: where all others were down then, all are left out for the drained,
-        though here a drain has ended. Who is drained here and now was not taken by health."""
+        that was decided). What was taken weighs what its operator says by the time more is taken, as far as that can
+        have been known where it was decided. Who is drained is so as of when it was decided, by that clock: where all
+        others were down then, all are left out for the drained, though here a drain has ended. Who is drained here and
+        now was not taken by health."""
         key = node.name, name, type_
         out, now_s = self._out.setdefault(key, {}), self.world.loop.time()
         at_ms = process.judge.decided(name) or now_ms
@@ -154,6 +160,7 @@ class Laws:
         before, late = self._answered.get(key, frozenset()), self._late(key, process, now_s)
         for id_ in [id_ for id_ in out if id_ in live or id_ not in able]:
             del out[id_]
+        self._weigh(key, able.values(), now_s)
         limits = self._limits.setdefault(key, deque())
         limits.append((now_s, _limit(able.values())))
         while limits[0][0] < now_s - WINDOW_S:
@@ -173,9 +180,22 @@ class Laws:
         most = max(limit for _, limit in limits)
         for slow in (False, True):
             recent = {id_ for id_, one in out.items() if one.slow == slow and one.at_s > now_s - WINDOW_S + 1}
-            weight = sum(max(1, able[id_].weight) for id_ in recent)
+            weight = sum(self._weight(name, able[id_], now_s) for id_ in recent)
             if taken & recent and len(recent) > 1 and weight > most:
                 self._wrong(node, f"{name}: health took {sorted(recent)} within a minute, {weight} of at most {most}")
+
+    def _weigh(self, key: tuple[str, str, int], able: Iterable[Endpoint], now_s: float) -> None:
+        """Note what weighs something else than it did on this node."""
+        before = self._weights.get(key, {})
+        self._weights[key] = {e.id: e.weight for e in able}
+        for id_, weight in self._weights[key].items():
+            if before.get(id_, weight) != weight:
+                self._weighed.setdefault((key[1], id_), deque(maxlen=8)).append((now_s, before[id_]))
+
+    def _weight(self, name: str, endpoint: Endpoint, now_s: float) -> int:
+        """The least that an endpoint weighed as far as who decided may have known."""
+        was = [weight for until_s, weight in self._weighed.get((name, endpoint.id), ()) if until_s > now_s - KNOWN_S]
+        return max(1, min(endpoint.weight, *was)) if was else max(1, endpoint.weight)
 
     def _late(self, key: tuple[str, str, int], process: Process, now_s: float) -> set[str]:
         """Who was left out by a decision while this node judged alone: by what endpoints weighed then."""

@@ -161,3 +161,32 @@ def test_what_is_back_has_all_its_weight_also_where_who_builds_is_far_from_the_s
     machine.go(6.0)
     assert live(machine, "b.example.com") == [4, 4, 4]
     machine.teardown()
+
+
+def test_what_is_decided_before_its_new_weight_is_known_is_by_the_old() -> None:
+    """Two of a hundred each may go; one weighs three hundred just before who builds says so, and does not know it."""
+    written_s = _decides(heavy_s=1e9)
+    assert _decides(heavy_s=written_s - 0.05) == written_s
+
+
+def _decides(*, heavy_s: float) -> float:
+    """When it is written that the second is down, with all far from the store, and it heavy from some moment on."""
+    machine, name = Machine(), "a.example.com"
+    machine.fleet((0.28, 0.28, 0.28))
+    machine.dies(name, "e3", "refused")
+    machine.go(3.0)
+    machine.dies(name, "e1", "refused")
+    world, events = machine.world, machine.world.memory.data[b"dnsd:events"]
+    heavy, verdict = False, b'["verdict","a.example.com"'
+    while not any(verdict in text and b'[["e1",' in text for text in map(b"".join, events.fields)):
+        machine.go(0.01)
+        if not heavy and world.loop.time() >= heavy_s:
+            machine.add(name, "e1", "s1", tier=0, weight=300, six=False)
+            heavy = True
+    written_s = world.loop.time()
+    machine.go(1.0)
+    world.laws.check()
+    assert heavy == (heavy_s < written_s)
+    assert live(machine, name) == [2, 2, 2]
+    machine.teardown()
+    return written_s
