@@ -151,7 +151,7 @@ class Laws:
         that was decided). What was taken weighs what its operator says by the time more is taken, as far as that can
         have been known where it was decided. Who is drained is so as of when it was decided, by that clock: where all
         others were down then, all are left out for the drained, though here a drain has ended. Who is drained here and
-        now was not taken by health."""
+        now was not taken by health; where nobody else is answered all others are down."""
         key = node.name, name, type_
         out, now_s = self._out.setdefault(key, {}), self.world.loop.time()
         at_ms = process.judge.decided(name) or now_ms
@@ -165,7 +165,7 @@ class Laws:
         limits.append((now_s, _limit(able.values())))
         while limits[0][0] < now_s - WINDOW_S:
             limits.popleft()
-        if not live & able.keys():  # all are down, or nothing is left to health
+        if not live & able.keys() or self._all_down(process, name, type_, live, able.values(), now_ms):
             out.clear()
             if process.judge.decided(name):
                 self._all_out[name, type_] = now_s
@@ -183,6 +183,13 @@ class Laws:
             weight = sum(self._weight(name, able[id_], now_s) for id_ in recent)
             if taken & recent and len(recent) > 1 and weight > most:
                 self._wrong(node, f"{name}: health took {sorted(recent)} within a minute, {weight} of at most {most}")
+
+    def _all_down(self, process: Process, name: str, type_: int, live: frozenset[str], able: Iterable[Endpoint],
+                  now_ms: int) -> bool:
+        """Whether nobody but the drained is answered here, because all others are down."""
+        here = [e.id for e in able if _state(process.fleet.overrides, e, now_ms) not in ("down", "drain")]
+        return not live.intersection(here) and all(
+            process.judge.measured(name, id_, type_).state is State.DOWN for id_ in here)
 
     def _weigh(self, key: tuple[str, str, int], able: Iterable[Endpoint], now_s: float) -> None:
         """Note what weighs something else than it did on this node."""

@@ -190,3 +190,21 @@ def _decides(*, heavy_s: float) -> float:
     assert live(machine, name) == [2, 2, 2]
     machine.teardown()
     return written_s
+
+
+def test_where_but_the_drained_is_up_all_others_go_though_where_it_is_decided_the_drain_has_ended(
+        machine: Machine) -> None:
+    """By two clocks that are an hour ahead one is not drained any more, so of the others one is held."""
+    machine.stop(0, gently=True)
+    machine.go(5.0)
+    machine.start(0)
+    machine.go(5.0)
+    for at in (1, 2):
+        machine.clock(at, 3600)
+    machine.override("a.example.com", "e2", "s2", "endpoint", "drain", 30)
+    machine.go(3.0)
+    for id_ in ("e0", "e1", "e3"):
+        machine.dies("a.example.com", id_, "refused")
+    machine.go(3.0)
+    machine.world.laws.check()
+    assert live(machine, "a.example.com") == [1, 2, 2]
