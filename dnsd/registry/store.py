@@ -268,6 +268,8 @@ class Registry:
         if reply[0] == b"noepoch":  # emptied under us; nothing was written, and readers will see a Gap
             await self._begin()
             reply = await self._link.run(script, *args)
+            if reply[0] == b"noepoch":  # and once more, before this has reached it; nothing was written
+                raise errors.Unavailable("the store is emptied again and again")
         return reply
 
     async def _begin(self) -> Position:

@@ -149,6 +149,22 @@ async def test_a_store_emptied_under_a_writer(empty: Registry, raw: Redis) -> No
     assert (await empty.position()).epoch > before.epoch
 
 
+async def test_a_store_emptied_again_and_again_is_away(empty: Registry, raw: Redis) -> None:
+    """Between the history that a writer has begun and the write itself: its reply is no lease, tick or version."""
+    begin = empty._begin
+
+    async def begun() -> Any:
+        await begin()
+        await raw.flushall()
+
+    empty._begin = begun  # type: ignore[method-assign]
+    for work in (empty.tick, lambda: empty.put(Kind.SITE, s.site("x"), actor="a", if_match=None)):
+        await raw.flushall()
+        with pytest.raises(errors.Unavailable, match="again and again"):
+            await work()
+    assert await raw.dbsize() == 0
+
+
 async def test_a_full_store_refuses_whole_writes_and_lets_go(registry: Registry, raw: Redis) -> None:
     lease = (await registry.acquire(s.request("h", "e"), actor="a", token_id="t")).lease
     await registry.acquire(s.request("over", "f", ttl=2), actor="a", token_id="t")
