@@ -147,7 +147,7 @@ class Cells:
         keys = key_of(groups["block"], columns[groups["site"]])
         who = reporters[groups["reporter"]]
         keys, who, groups = self._admitted(keys, who, groups)
-        numbers = self._numbers(keys)
+        numbers = self.lookup.add(np.asarray(keys, np.uint64))
         self._grow()
         known = groups["km"] != FAR
         self._arrays["km"][numbers[known]] = groups["km"][known]
@@ -259,9 +259,6 @@ class Cells:
         self.crowded += int(np.count_nonzero(~kept))
         return keys[kept], who[kept], groups[kept]
 
-    def _numbers(self, keys: U64) -> I64:
-        return self.lookup.add(np.asarray(keys, np.uint64))
-
     def _grow(self) -> None:
         count = len(self.lookup)
         for name, array in self._arrays.items():
@@ -290,8 +287,7 @@ class Cells:
         self.lookup.add(keys[order])
         for name in self._arrays:
             self._arrays[name] = self._arrays[name][order]
-        first = self["reporter"][:, 0] if len(self) else np.zeros(0, np.int64)
-        self.opened = np.bincount(first, minlength=len(self.reporters)).astype(np.int64)
+        self.opened = np.bincount(self["reporter"][:, 0], minlength=len(self.reporters)).astype(np.int64)
 
     def _join(self, numbers: I64, who: I64, groups: Groups, at_s: int) -> None:
         """One group for each cell, each cell once."""
