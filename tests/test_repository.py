@@ -199,6 +199,14 @@ def test_the_oldest_pythons_find_all_they_need(name: str) -> None:
     assert line.endswith('; python_full_version < "3.11.3" \\')
 
 
+def test_what_tests_need_is_installed_by_the_command_that_runs_them() -> None:
+    texts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    marks = re.findall(r"mark\.needs\(([^)]*)\)", texts)
+    needed = {name for mark in marks for name in re.findall(r"\"([\w-]+)\"", mark)}
+    given = set(re.findall(r"\[([\w-]+)\]=", text_of("scripts/test-tools")))
+    assert {"dig", "unbound"} <= needed <= given, needed - given
+
+
 def test_demo_fleet_is_valid_and_whole() -> None:
     fleet = tomllib.loads((DEMO / "fleet.toml").read_text(encoding="utf-8"))
     sites = [models.Site.model_validate(one) for one in fleet["sites"]]
