@@ -106,19 +106,20 @@ class Link:
             raise Unavailable("the store does not answer")
         return found
 
-
     async def _answered(self, ask: Any) -> Any:
-        """There, and back, unless the store is gone by then."""
+        """There, and back."""
         if not self.far_s:
             return ask()
-        await asyncio.sleep(self.far_s / 2)
-        if self.fault != "ok":
-            raise Unavailable("the connection has broken")
+        await self._way()
         found = ask()
+        await self._way()
+        return found
+
+    async def _way(self) -> None:
+        """One way, unless the store is gone by its end."""
         await asyncio.sleep(self.far_s / 2)
         if self.fault != "ok":
             raise Unavailable("the connection has broken")
-        return found
 
 
 def _look(waiting: asyncio.Future[None]) -> None:
