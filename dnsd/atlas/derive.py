@@ -237,24 +237,18 @@ def _networks(atlas: store.Atlas, sites: Sequence[SiteSpec]) -> levels.Kinds:
     steps = np.zeros((2, len(atlas.texts)), np.uint32)
     steps[0, carriers], steps[1, providers] = np.arange(len(carriers)) * len(providers), np.arange(len(providers))
     step = len(carriers) * len(providers)
-    combinations = len(asns) * step
-    few = combinations * len(sites) <= MOST_BITS
-    of = np.zeros(0, np.uint32)
-    if few and compiled.rows:
-        words = np.arange(combinations)
-    else:
+    ways, of = len(asns) * step, None
+    if compiled.rows is None or ways * len(sites) > MOST_BITS:
         at = np.minimum(np.searchsorted(asns, arrays["asn"]), len(asns) - 1)
         at[asns[at] != arrays["asn"]] = 0
-        words, of = levels.present(
-            at * step + steps[0, arrays["carrier"]] + steps[1, arrays["provider"]], combinations)
+        words, of = levels.present(at * step + steps[0, arrays["carrier"]] + steps[1, arrays["provider"]], ways)
+    else:
+        words = np.arange(ways)
     rest = words % step
-    bits = _network_bits(
-        sites, number, asns[words // step], carriers[rest // len(providers)], providers[rest % len(providers)])
-    kinds = levels.distinct(bits)
-    if few and compiled.rows:
-        return kinds._replace(of=compiled.rows.networks(
-            arrays["asn"], arrays["carrier"], arrays["provider"], asns, *steps, kinds.of, step))
-    return kinds._replace(of=kinds.of[of])
+    kinds = levels.distinct(_network_bits(
+        sites, number, asns[words // step], carriers[rest // len(providers)], providers[rest % len(providers)]))
+    return kinds._replace(of=kinds.of[of] if of is not None else compiled.rows.networks(
+        arrays["asn"], arrays["carrier"], arrays["provider"], asns, *steps, kinds.of, step))
 
 
 def _network_bits(sites: Sequence[SiteSpec], number: Mapping[str | None, int], asn: NDArray[Any],
