@@ -191,6 +191,8 @@ MUTANTS: Final = [
     ("judge", "dnsd/control/builder.py", "now_ms if was.base == State.DOWN and", "now_ms if"),
     ("judge", "dnsd/control/builder.py", "        self.own.renew(name)", "        pass"),
     ("judge", "dnsd/control/judge.py", "name in self._since or not self._stands", "True"),
+    ("judge", "dnsd/control/judge.py", "self._is_together() and not self._waits()", "self._is_together()"),
+    ("judge", "dnsd/control/judge.py", "or now - self._met_s > REJOINS_S", ""),
     ("outcome", "dnsd/control/outcome.py", "if source not in self.alive)", "if source in self.alive)"),
     ("outcome", "dnsd/control/outcome.py", "| {FALLBACK, NOBODY}", "| frozenset()"),
     ("outcome", "dnsd/control/outcome.py", "if share > after.get(site, 0.0)}", "if share >= after.get(site, 0.0)}"),

@@ -44,6 +44,9 @@ LONGEST_S: Final = 3.0
 STANDS_S: Final = 10.0
 """So long after the last word of the others a verdict stands against what this node has seen before."""
 
+REJOINS_S: Final = 2.0
+"""So long at most a node that was alone goes by what it saw then to fail or to be back, until that is decided too."""
+
 NOBODY_S: Final = 2.5
 """How long nobody may build before nodes judge by themselves: another takes over within two seconds."""
 
@@ -64,6 +67,7 @@ class Judge:
         self._nobody_s = float("-inf")
         self._blind_s = float("-inf")
         self._split_s, self._stands = float("-inf"), False
+        self._met_s: float | None = None  # since when it could be with the others again
         self._since: set[str] = set()  # what this node has seen to change since then, by name
         own.changed = self._found
         votes.changed = self._voted
@@ -224,6 +228,25 @@ class Judge:
             self._nobody_s = now
         return now - self._nobody_s <= NOBODY_S
 
+    def _waits(self) -> bool:
+        """Whether what this node saw while it was alone may be on its way to who decides, who says otherwise so far."""
+        now = self.clock.monotonic()
+        self._met_s = now if self._met_s is None else self._met_s
+        if self.together or not self._since or now - self._met_s > REJOINS_S:
+            return False
+        return any(self._contradicted(service) for service in {
+            service for name in self._since for service in self.own.asking(name)})
+
+    def _contradicted(self, service: str) -> bool:
+        """Whether the verdict on a service is not what this node has seen since it was alone."""
+        known = self._judged(service)
+        for place in self.builder.places(self.fleet.services[service]) if service in self.fleet.services else ():
+            spot, judged = place.spot, known.get(place.key)
+            if spot is not None and judged is not None and spot.name in self._since and self._counts(spot.name) and (
+                    (judged.base == State.DOWN) != (self.votes.own[spot.name].state is State.DOWN)):
+                return True
+        return False
+
     # --- the task ---
 
     async def run(self) -> None:
@@ -235,10 +258,12 @@ class Judge:
     async def look(self) -> None:
         """Notice what has changed without anybody telling."""
         before = self.together, self._frozen, self._stands
-        self.together = self._is_together()
+        self.together = self._is_together() and not self._waits()
         if before[0] and not self.together:
             self._split_s = self.clock.monotonic()
         self._stands = self.clock.monotonic() - self._split_s <= STANDS_S
+        if self.together or not self._is_together():
+            self._met_s = None
         if self.together:
             self._since.clear()
         if self.clock.monotonic() >= self._blind_s:

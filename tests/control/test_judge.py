@@ -122,6 +122,42 @@ async def test_the_store_goes_and_what_dies_then_is_gone_in_time(world: World) -
         assert all(one[SERVICE] == ("e0", "e1", "e3") for one in node.history[before:]), "nothing worse in between"
 
 
+@pytest.mark.parametrize("late_s", [0.0, 0.3, 0.9])
+async def test_what_died_while_the_store_was_away_is_not_answered_until_that_is_decided(
+        world: World, late_s: float) -> None:
+    """What was decided before is still in the store: until who builds has heard of it, it says that all is well."""
+    await three(world)
+    world.late_s = late_s
+    world.store.away = True
+    await world.pass_s(1)
+    world.see([1], False)
+    await world.pass_s(3)
+    assert world.answers() == ("e0", "e2", "e3")
+    seen = [len(node.history) for node in world.nodes.values()]
+    world.store.away = False
+    await world.pass_s(5)
+    assert all(node.judge.together for node in world.nodes.values())
+    assert world.answers() == ("e0", "e2", "e3")
+    for node, before in zip(world.nodes.values(), seen, strict=True):
+        assert all(one[SERVICE] == ("e0", "e2", "e3") for one in node.history[before:])
+
+
+async def test_what_others_do_not_see_holds_no_node_back_for_long(world: World) -> None:
+    await three(world)
+    world.store.away = True
+    await world.pass_s(1)
+    world.see([1], False, "a")
+    await world.pass_s(3)
+    world.store.away, world["a"].follows = False, False  # or it would decide, before the others' votes are there again
+    await world.pass_s(1)
+    world["a"].follows = True
+    await world.pass_s(1)
+    assert [world[name].judge.together for name in "abc"] == [False, True, True]
+    await world.pass_s(judge.REJOINS_S)
+    assert world["a"].judge.together
+    assert world.answers() == ALL
+
+
 async def test_a_short_absence_of_the_store_does_not_bring_back_what_one_node_saw(world: World) -> None:
     """What was decided against this node's own view stands for some seconds, or each hiccup would show it."""
     await three(world)
