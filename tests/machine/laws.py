@@ -158,7 +158,8 @@ class Laws:
         able = {e.id: e for e in process.fleet.members.get(name, {}).values()
                 if _address(e, type_) and _state(process.fleet.overrides, e, at_ms) not in ("down", "drain")}
         before, late = self._answered.get(key, frozenset()), self._late(key, process, now_s)
-        for id_ in [id_ for id_ in out if id_ in live or id_ not in able]:
+        for id_ in [id_ for id_, one in out.items() if id_ in live or id_ not in able
+                    or self.world.removed.get((name, id_), 0.0) > one.at_s]:  # and put there again, or restored
             del out[id_]
         self._weigh(key, able.values(), now_s)
         limits = self._limits.setdefault(key, deque())

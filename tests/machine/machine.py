@@ -105,6 +105,7 @@ class Machine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS))
     def remove(self, name: str, id_: str) -> None:
         self.ended(name)
+        self.world.removed[name, id_] = self.world.loop.time()
         self.write("delete", self.world.registry.delete(
             Kind.ENDPOINT, f"{name}/{id_}", actor="op", if_match="*"), f"{name}/{id_}")
 
@@ -181,7 +182,8 @@ class Machine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(SERVICES), id_=st.sampled_from(IDS), how=st.sampled_from(["refused", "hole"]),
           away=st.booleans())
     def dies_alone(self, name: str, id_: str, how: str, away: bool) -> None:
-        """With nothing else wrong for a while, or but the store away, what dies is not answered after two seconds."""
+        """With nothing else wrong for a while, or but the store away, what dies is not answered after two seconds, and
+        the way to the store and back where that is asked."""
         world = self.world
         self.mend()
         for of in SERVICES:
@@ -193,7 +195,8 @@ class Machine(RuleBasedStateMachine):
         answering = [node for node in world.nodes if self.answers(node, name, id_)]
         self.set(name, id_, how)
         began = world.loop.time()
-        while answering and world.loop.time() - began < WORST_DETECTION_S:
+        worst_s = WORST_DETECTION_S + (0.0 if away else max(node.link.far_s for node in world.nodes))
+        while answering and world.loop.time() - began < worst_s:
             world.go(0.05)
             answering = [node for node in answering if self.answers(node, name, id_)]
         for node in answering:

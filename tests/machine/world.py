@@ -128,6 +128,7 @@ class World:
         self.faults: list[str] = []
         self.names: dict[str, str] = {}  # what is asked -> the service that it is
         self.ended: set[str] = set()  # names whose owner may have ended what they had
+        self.removed: dict[tuple[str, str], float] = {}  # when an operator last took an endpoint away
         self._quiet()
         self.nodes = [self._node(number) for number in range(nodes)]
         self.link = Link(self.memory)  # the operators' own
